@@ -1,0 +1,497 @@
+package leader
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/hashicorp/raft"
+)
+
+// A question is what one node asks another outside of Raft.
+type question struct {
+	Op      string        `json:"op"` // join, remove, transfer, profile
+	Name    string        `json:"name,omitempty"`
+	ID      string        `json:"id,omitempty"`
+	Address string        `json:"address,omitempty"`
+	T       time.Duration `json:"t,omitempty"`
+}
+
+// A reply answers a question.
+type reply struct {
+	Error   string        `json:"error,omitempty"`
+	Fresh   bool          `json:"fresh,omitempty"`  // this node belongs to no cluster either
+	Leader  string        `json:"leader,omitempty"` // ask there
+	Cluster string        `json:"cluster,omitempty"`
+	T       time.Duration `json:"t,omitempty"`
+}
+
+const (
+	askLimit  = 5 * time.Second
+	joinEvery = 500 * time.Millisecond
+)
+
+// answer serves one connection of another node.
+func (r *Raft) answer(ctx context.Context, from string, conn net.Conn) {
+	conn.SetDeadline(time.Now().Add(askLimit))
+	var q question
+	if err := readFrame(conn, &q); err != nil {
+		return
+	}
+	a := r.consider(from, q)
+	if err := writeFrame(conn, a); err != nil {
+		r.log.Debug("cannot answer", "peer", from, "err", err)
+	}
+}
+
+func (r *Raft) consider(from string, q question) reply {
+	r.mu.Lock()
+	s, id := r.session, r.id
+	r.mu.Unlock()
+	if id.Cluster == "" || s == nil {
+		return reply{Fresh: id.Cluster == "", Error: "not a member of a cluster yet"}
+	}
+	if s.leads() == 0 {
+		addr, _ := s.raft.LeaderWithID()
+		if addr == "" {
+			return reply{Cluster: id.Cluster, Error: "the cluster has no leader now"}
+		}
+		return reply{Cluster: id.Cluster, Leader: string(addr), Error: "not the leader"}
+	}
+	var err error
+	switch q.Op {
+	case "join":
+		if q.Name != from {
+			err = fmt.Errorf("%s may not join as %s", from, q.Name)
+			break
+		}
+		err = s.admit(q)
+	case "remove":
+		err = s.remove(q.Name)
+	case "transfer":
+		if r.cfg.Move == nil {
+			err = errors.New("this node cannot move the seat")
+			break
+		}
+		err = r.cfg.Move(q.Name)
+	case "profile":
+		err = s.propose(agreement{T: q.T}, askLimit/2)
+	default:
+		err = fmt.Errorf("unknown request %q", q.Op)
+	}
+	if err != nil {
+		return reply{Cluster: id.Cluster, Error: err.Error()}
+	}
+	return reply{Cluster: id.Cluster, T: id.T}
+}
+
+// askAt asks the member at addr, and the leader it names.
+func (r *Raft) askAt(ctx context.Context, addr, name string, q question) (reply, error) {
+	for range 3 {
+		a, err := r.askOnce(ctx, addr, name, q)
+		if err != nil || a.Leader == "" {
+			return a, err
+		}
+		addr, name = a.Leader, r.nameOf(raft.ServerAddress(a.Leader))
+	}
+	return reply{}, errors.New("the leader keeps changing")
+}
+
+func (r *Raft) askOnce(ctx context.Context, addr, name string, q question) (reply, error) {
+	ctx, cancel := context.WithTimeout(ctx, askLimit)
+	defer cancel()
+	var a reply
+	conn, _, err := r.stream.connect(ctx, "ask", addr, name)
+	if err != nil {
+		return a, err
+	}
+	defer conn.Close()
+	stop := context.AfterFunc(ctx, func() { conn.Close() })
+	defer stop()
+	if err = writeFrame(conn, q); err == nil {
+		err = readFrame(conn, &a)
+	}
+	if err != nil {
+		return a, fmt.Errorf("ask %s: %w", addr, err)
+	}
+	return a, nil
+}
+
+// askLeader has the leader, here or elsewhere, do something.
+func (r *Raft) askLeader(ctx context.Context, q question) error {
+	r.mu.Lock()
+	s := r.session
+	r.mu.Unlock()
+	if s == nil {
+		return errors.New("this node has not joined a cluster yet")
+	}
+	var a reply
+	if s.leads() != 0 {
+		a = r.consider(r.cfg.Node, q)
+	} else {
+		addr, _ := s.raft.LeaderWithID()
+		if addr == "" {
+			return errors.New("the cluster has no leader now: a majority of the voters must be up")
+		}
+		var err error
+		if a, err = r.askAt(ctx, string(addr), r.nameOf(addr), q); err != nil {
+			return err
+		}
+	}
+	if a.Error != "" {
+		return errors.New(a.Error)
+	}
+	return nil
+}
+
+// nameOf is the name of the node at a Raft address, "" when unknown.
+func (r *Raft) nameOf(addr raft.ServerAddress) string {
+	for _, m := range r.store.servers() {
+		if m.Address == addr {
+			return nodeName(m.ID)
+		}
+	}
+	for _, p := range r.cfg.Peers {
+		if p.Address == string(addr) {
+			return p.Name
+		}
+	}
+	return ""
+}
+
+// join makes this node a member: at once when it was one before, else by asking
+// the others, or, on the bootstrap node, by starting the cluster.
+func (r *Raft) join(ctx context.Context) error {
+	if r.cluster() != "" {
+		return nil
+	}
+	quiet := 0 // rounds in which nobody knew of a cluster
+	said := ""
+	for ctx.Err() == nil {
+		out := r.askAround(ctx)
+		if out.cluster != "" {
+			return r.joined(out.cluster, out.t)
+		}
+		if out.known {
+			quiet = 0
+		} else {
+			quiet++
+		}
+		started, why, err := r.tryStart(ctx, out, quiet)
+		if err != nil || started {
+			return err
+		}
+		if why = strings.Join(append([]string{why}, out.errs...), "; "); why != said {
+			r.log.Info("not a member yet", "peer", r.cfg.Node, "err", why)
+			said = why
+		}
+		r.setPhase(why)
+		sleep(ctx, joinEvery)
+	}
+	return nil
+}
+
+func (r *Raft) setPhase(why string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.phase = why
+}
+
+// an outcome is what a round of asking brought.
+type outcome struct {
+	cluster string // joined it
+	t       time.Duration
+	known   bool // somebody belongs to a cluster
+	fresh   int  // configured peers that belong to none
+	errs    []string
+}
+
+// askAround asks every known node to let this one in.
+func (r *Raft) askAround(ctx context.Context) outcome {
+	type place struct{ addr, name string }
+	var places []place
+	for _, p := range r.cfg.Peers {
+		if p.Name != r.cfg.Node {
+			places = append(places, place{p.Address, p.Name})
+		}
+	}
+	for _, a := range r.cfg.Join {
+		places = append(places, place{a, ""})
+	}
+	var out outcome
+	q := question{Op: "join", Name: r.cfg.Node, ID: string(r.id.serverID()), Address: r.self.Address}
+	for _, p := range places {
+		ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+		a, err := r.askAt(ctx, p.addr, p.name, q)
+		cancel()
+		switch {
+		case err != nil:
+			out.errs = append(out.errs, err.Error())
+		case a.Error == "" && a.Cluster != "":
+			out.cluster, out.t = a.Cluster, a.T
+			return out
+		case a.Fresh && p.name != "":
+			out.fresh++
+		case a.Cluster != "":
+			out.known = true
+			out.errs = append(out.errs, p.addr+": "+a.Error)
+		}
+	}
+	return out
+}
+
+// tryStart starts a new cluster when this node is the one to do it and nothing
+// speaks against it: no cluster is known, a majority of the configured peers
+// says so (or it may start alone, after three quiet rounds), and nobody answers
+// for the addresses.
+func (r *Raft) tryStart(ctx context.Context, out outcome, quiet int) (started bool, why string, err error) {
+	have, need := out.fresh+1, len(r.cfg.Peers)/2+1
+	switch {
+	case r.cfg.Bootstrap != r.cfg.Node:
+		return false, "waiting for " + r.cfg.Bootstrap + " or any member", nil
+	case out.known:
+		return false, "waiting to be let in", nil
+	case !r.cfg.Alone && have < need:
+		return false, fmt.Sprintf("%d of %d peers are up, %d are needed to start the cluster", have, len(r.cfg.Peers), need), nil
+	case r.cfg.Alone && quiet < 3:
+		return false, "listening for a cluster", nil
+	}
+	if r.cfg.Free != nil {
+		if err := r.cfg.Free(ctx); err != nil {
+			sleep(ctx, 10*time.Second)
+			return false, err.Error(), nil
+		}
+	}
+	return true, "", r.start()
+}
+
+// start makes a new cluster of which this node is the only member yet.
+func (r *Raft) start() error {
+	id := r.identity()
+	conf := raft.Configuration{Servers: []raft.Server{{ID: id.serverID(), Address: raft.ServerAddress(r.self.Address)}}}
+	last, err := r.store.LastIndex()
+	if err == nil && last == 0 { // else an earlier start got this far
+		err = r.bootstrapLog(conf, 1, 1)
+	}
+	if err != nil {
+		return err
+	}
+	return r.joined(randomID(8), r.cfg.Profile.T())
+}
+
+func (r *Raft) identity() identity {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.id
+}
+
+// bootstrapLog appends a configuration as the given log entry.
+func (r *Raft) bootstrapLog(conf raft.Configuration, index, term uint64) error {
+	if err := r.store.SetUint64([]byte("CurrentTerm"), term); err != nil {
+		return err
+	}
+	return r.store.StoreLog(&raft.Log{Index: index, Term: term, Type: raft.LogConfiguration,
+		Data: raft.EncodeConfiguration(conf), AppendedAt: time.Now()})
+}
+
+// joined keeps that this node is a member. The identity is on disk first, so
+// that whoever trusts the node's answers can find its state again.
+func (r *Raft) joined(cluster string, t time.Duration) error {
+	r.mu.Lock()
+	r.id.Cluster, r.phase = cluster, ""
+	if t > 0 {
+		r.id.T = t
+	}
+	err := r.dir.saveIdentity(r.id)
+	r.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	if err := r.store.Promise(r.identity().T); err != nil {
+		return err
+	}
+	r.log.Info("member of a cluster", "peer", r.cfg.Node, "cluster", cluster)
+	r.publish()
+	return nil
+}
+
+// admit adds a node to the cluster that this node leads, without a vote at
+// first. A node of the same name that came back with nothing replaces the old.
+func (s *session) admit(q question) error {
+	id := raft.ServerID(q.ID)
+	if nodeName(id) != q.Name {
+		return fmt.Errorf("%s is not an ID of %s", q.ID, q.Name)
+	}
+	if _, err := net.ResolveTCPAddr("tcp", q.Address); err != nil {
+		return err
+	}
+	for _, m := range s.r.store.servers() {
+		switch {
+		case m.ID == id && string(m.Address) == q.Address:
+			return nil
+		case nodeName(m.ID) == q.Name && m.ID != id:
+			if err := s.removeServer(m); err != nil {
+				return fmt.Errorf("replace %s: %w", m.ID, err)
+			}
+		case string(m.Address) == q.Address && m.ID != id:
+			return fmt.Errorf("%s has the address %s already", nodeName(m.ID), q.Address)
+		}
+	}
+	s.r.log.Info("a node joins", "peer", q.Name, "addr", q.Address)
+	return s.raft.AddNonvoter(id, raft.ServerAddress(q.Address), 0, askLimit/2).Error()
+}
+
+// remove takes a node out of the cluster that this node leads.
+func (s *session) remove(name string) error {
+	id, addr, ok := s.r.store.server(name)
+	switch {
+	case !ok:
+		return fmt.Errorf("%s is not a member", name)
+	case id == s.transport.id:
+		return fmt.Errorf("%s leads the cluster: move the seat first (pintle raft transfer), then remove it", name)
+	}
+	return s.removeServer(raft.Server{ID: id, Address: addr})
+}
+
+// removeServer removes a member while the rest can go on without it.
+func (s *session) removeServer(m raft.Server) error {
+	var rest, alive int
+	s.r.mu.Lock()
+	for _, v := range s.r.store.latest() {
+		if v == string(m.ID) {
+			continue
+		}
+		rest++
+		if p, ok := s.r.peers[raft.ServerID(v)]; v == string(s.transport.id) || ok && p.fresh(s.t) {
+			alive++
+		}
+	}
+	s.r.mu.Unlock()
+	if alive < rest/2+1 {
+		return fmt.Errorf("only %d of the %d voters that would be left answer: bring one back first", alive, rest)
+	}
+	s.r.log.Info("a node leaves", "peer", nodeName(m.ID), "addr", string(m.Address))
+	if err := s.raft.RemoveServer(m.ID, 0, askLimit/2).Error(); err != nil {
+		return err
+	}
+	s.r.mu.Lock()
+	delete(s.r.peers, m.ID)
+	s.r.mu.Unlock()
+	return nil
+}
+
+// tend gives votes to members and proposes what the cluster must agree on, while
+// this node leads.
+func (s *session) tend(ctx context.Context) {
+	for ctx.Err() == nil {
+		if s.leads() != 0 {
+			s.agree()
+			s.promote()
+		}
+		sleep(ctx, 250*time.Millisecond)
+	}
+}
+
+// agree proposes this node's T when the cluster has none yet.
+func (s *session) agree() {
+	if s.r.fsm.get().T != 0 {
+		return
+	}
+	if err := s.propose(agreement{T: s.t}, time.Second); err != nil {
+		s.r.log.Debug("cannot propose the profile", "err", err)
+	}
+}
+
+// promote gives votes in pairs: two voters survive less than one. Nodes that
+// are behind or away wait.
+func (s *session) promote() {
+	ready := s.ready()
+	voters := len(s.r.store.latest())
+	n := len(ready) / 2 * 2
+	if voters%2 == 0 {
+		n = min(1, len(ready))
+	}
+	for _, m := range ready[:n] {
+		if err := s.raft.AddVoter(m.ID, m.Address, 0, time.Second).Error(); err != nil {
+			s.r.log.Warn("cannot give a node its vote", "peer", nodeName(m.ID), "err", err)
+			return
+		}
+		s.r.log.Info("a node may vote", "peer", nodeName(m.ID))
+	}
+}
+
+// ready are the members without a vote that have caught up, best first.
+func (s *session) ready() []raft.Server {
+	s.r.mu.Lock()
+	defer s.r.mu.Unlock()
+	var ready []raft.Server
+	for _, m := range s.r.store.servers() {
+		p, ok := s.r.peers[m.ID]
+		if m.Suffrage == raft.Nonvoter && ok && p.fresh(s.t) && p.hello.LastIndex >= s.raft.CommitIndex() {
+			ready = append(ready, m)
+		}
+	}
+	slices.SortFunc(ready, func(a, b raft.Server) int { return strings.Compare(string(a.ID), string(b.ID)) })
+	return ready
+}
+
+// Recover makes a new cluster out of the one node whose state directory this
+// is, after a majority was lost for good. The node must not be running. The new
+// cluster has a new ID, so that the lost nodes, should they ever come back, are
+// refused until their state directories are removed.
+func Recover(stateDir, node, address string) (cluster string, err error) {
+	dir, err := openStateDir(stateDir)
+	if err != nil {
+		return "", err
+	}
+	defer func() { err = errors.Join(err, dir.Close()) }()
+	id, err := dir.loadIdentity(node)
+	if err != nil {
+		return "", err
+	}
+	if id.Cluster == "" {
+		return "", fmt.Errorf("%w %s: this node was never a member of a cluster", ErrState, stateDir)
+	}
+	st, _, err := openStore(dir.file("state.json"), true)
+	if err != nil {
+		return "", err
+	}
+	id.Cluster = randomID(8) // first: the old cluster must never hear of the new configuration
+	if err := dir.saveIdentity(id); err != nil {
+		return "", err
+	}
+	r := &Raft{dir: dir, id: id, store: st}
+	return id.Cluster, r.forceAlone(address)
+}
+
+// forceAlone appends a configuration of this node only, in a new term.
+func (r *Raft) forceAlone(address string) error {
+	files, err := raft.NewFileSnapshotStoreWithLogger(r.dir.path, 1, nil)
+	if err != nil {
+		return err
+	}
+	last, err := r.store.LastIndex()
+	if err != nil {
+		return err
+	}
+	var l raft.Log
+	if last > 0 {
+		if err := r.store.GetLog(last, &l); err != nil {
+			return err
+		}
+	}
+	list, err := files.List()
+	if err != nil {
+		return err
+	}
+	for _, m := range list {
+		last, l.Term = max(last, m.Index), max(l.Term, m.Term)
+	}
+	term := max(l.Term, r.store.kept.Uints["CurrentTerm"]) + 1
+	conf := raft.Configuration{Servers: []raft.Server{{ID: r.id.serverID(), Address: raft.ServerAddress(address)}}}
+	return r.bootstrapLog(conf, last+1, term)
+}

@@ -1,0 +1,234 @@
+package leader
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"sync"
+	"testing"
+	"time"
+)
+
+// A node is one elector under test and the last term it reported.
+type node struct {
+	name   string
+	dir    string
+	raft   *Raft
+	cancel context.CancelFunc
+	done   chan error
+
+	mu   sync.Mutex
+	term Term
+}
+
+func (n *node) last() Term {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.term
+}
+
+func (n *node) holds() bool { return n.last().Lease.Valid() }
+
+// A world is a cluster under test.
+type world struct {
+	t     *testing.T
+	peers []Peer
+	nodes map[string]*node
+	tune  func(*RaftConfig)
+}
+
+func newWorld(t *testing.T, n int, tune func(*RaftConfig)) *world {
+	w := &world{t: t, nodes: map[string]*node{}, tune: tune}
+	for i := range n {
+		ln, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.peers = append(w.peers, Peer{Name: fmt.Sprintf("n%d", i+1), Address: ln.Addr().String(), Candidate: true})
+		ln.Close()
+	}
+	t.Cleanup(func() {
+		for name := range w.nodes {
+			w.stop(name)
+		}
+	})
+	return w
+}
+
+func testLog(node string) *slog.Logger {
+	if os.Getenv("TESTLOG") == "" {
+		return slog.New(slog.DiscardHandler)
+	}
+	return slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug})).With("on", node)
+}
+
+func (w *world) start(names ...string) {
+	w.t.Helper()
+	for _, name := range names {
+		dir := w.t.TempDir()
+		if old := w.nodes[name]; old != nil {
+			dir = old.dir
+		}
+		w.startIn(name, dir)
+	}
+}
+
+func (w *world) startIn(name, dir string) *node {
+	w.t.Helper()
+	cfg := RaftConfig{Seat: "cp", Node: name, Peers: w.peers, Bootstrap: "n1", StateDir: dir, Profile: Fast, Log: testLog(name)}
+	for _, p := range w.peers {
+		if p.Name == name {
+			ln, err := net.Listen("tcp", p.Address)
+			if err != nil {
+				w.t.Fatal(err)
+			}
+			cfg.listener = ln
+		}
+	}
+	cfg.dial = func(ctx context.Context, addr string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "tcp", addr)
+	}
+	if w.tune != nil {
+		w.tune(&cfg)
+	}
+	r, err := OpenRaft(cfg)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	n := &node{name: name, dir: dir, raft: r, cancel: cancel, done: make(chan error, 1)}
+	w.nodes[name] = n
+	r.Set([]string{"cp"})
+	go func() {
+		n.done <- r.Run(ctx, func(_ string, t Term) {
+			n.mu.Lock()
+			n.term = t
+			n.mu.Unlock()
+		})
+	}()
+	return n
+}
+
+// stop ends a node without a hand-over.
+func (w *world) stop(name string) {
+	n := w.nodes[name]
+	if n.cancel == nil {
+		return
+	}
+	n.cancel()
+	n.cancel = nil
+	if err := <-n.done; err != nil {
+		w.t.Errorf("%s: %v", name, err)
+	}
+	if err := n.raft.Close(); err != nil {
+		w.t.Errorf("%s: %v", name, err)
+	}
+}
+
+func (w *world) up() []*node {
+	var up []*node
+	for _, n := range w.nodes {
+		if n.cancel != nil {
+			up = append(up, n)
+		}
+	}
+	return up
+}
+
+// holder waits for a node that holds the seat.
+func (w *world) holder() *node {
+	w.t.Helper()
+	var h *node
+	w.wait("a holder", func() bool {
+		h = nil
+		for _, n := range w.up() {
+			if n.holds() {
+				h = n
+			}
+		}
+		return h != nil
+	})
+	return h
+}
+
+func (w *world) wait(what string, ok func() bool) {
+	w.t.Helper()
+	deadline := time.Now().Add(20 * time.Second)
+	for !ok() {
+		if time.Now().After(deadline) {
+			for _, n := range w.nodes {
+				w.t.Logf("%s: %+v", n.name, n.raft.Status())
+			}
+			w.t.Fatalf("waited in vain for %s", what)
+		}
+		time.Sleep(2 * time.Millisecond)
+	}
+}
+
+func (w *world) voters(n int) {
+	w.t.Helper()
+	w.wait(fmt.Sprintf("%d voters", n), func() bool {
+		for _, x := range w.up() {
+			v := 0
+			for _, m := range x.raft.Status().Members {
+				if m.Voter {
+					v++
+				}
+			}
+			if v != n {
+				return false
+			}
+		}
+		return true
+	})
+}
+
+func TestThreeNodesElectOne(t *testing.T) {
+	w := newWorld(t, 3, nil)
+	w.start("n1", "n2", "n3")
+	w.voters(3)
+	h := w.holder()
+	w.wait("all to know the holder", func() bool {
+		for _, n := range w.up() {
+			if n.last().Holder != h.name {
+				return false
+			}
+		}
+		return true
+	})
+}
+
+func TestHolderStops(t *testing.T) {
+	w := newWorld(t, 3, nil)
+	w.start("n1", "n2", "n3")
+	w.voters(3)
+	for range 3 {
+		h := w.holder()
+		start := time.Now()
+		w.stop(h.name)
+		next := w.holder()
+		t.Logf("%s -> %s after %v", h.name, next.name, time.Since(start))
+		w.start(h.name)
+		w.wait("the old holder to follow", func() bool { return w.nodes[h.name].last().Holder == next.name })
+	}
+}
+
+func TestPlannedMove(t *testing.T) {
+	w := newWorld(t, 3, nil)
+	w.start("n1", "n2", "n3")
+	w.voters(3)
+	for range 5 {
+		h := w.holder()
+		start := time.Now()
+		h.raft.Set(nil)
+		if h.holds() {
+			t.Fatal("still holds after Set(nil)")
+		}
+		next := w.holder()
+		t.Logf("%s -> %s after %v", h.name, next.name, time.Since(start))
+		h.raft.Set([]string{"cp"})
+		w.wait("the old holder to follow", func() bool { return h.last().Holder == next.name })
+	}
+}

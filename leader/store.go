@@ -1,0 +1,410 @@
+package leader
+
+import (
+	"cmp"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/google/renameio/v2"
+	"github.com/hashicorp/raft"
+	"golang.org/x/sys/unix"
+)
+
+// identity is who a node is in its cluster. It outlives every restart.
+type identity struct {
+	Cluster  string        `json:"cluster"` // "" until the node has joined
+	Node     string        `json:"node"`
+	Instance string        `json:"instance"` // made anew with an empty state directory
+	T        time.Duration `json:"t"`        // the cluster's promise, as last agreed
+}
+
+// serverID is the node's ID in the Raft configuration. A node that lost its
+// state comes back with another one, so that its forgotten votes never count.
+func (id identity) serverID() raft.ServerID { return raft.ServerID(id.Node + "." + id.Instance) }
+
+// A stateDir is the folder that keeps a node's identity and Raft state:
+//
+//	lock           held while a process uses the folder
+//	identity.json  see identity
+//	state.json     log, vote and term, see store
+//	snapshots/     written by hashicorp/raft
+//
+// A file that cannot be read back is refused, never replaced.
+type stateDir struct {
+	path string
+	lock *os.File
+}
+
+// ErrState marks an error that only a person can mend: the state directory is
+// damaged or in use.
+var ErrState = errors.New("state directory")
+
+func openStateDir(path string) (*stateDir, error) {
+	if err := os.MkdirAll(path, 0o700); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrState, err)
+	}
+	f, err := os.OpenFile(filepath.Join(path, "lock"), os.O_CREATE|os.O_RDWR|unix.O_CLOEXEC, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrState, err)
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("%w %s: in use by another process", ErrState, path)
+	}
+	return &stateDir{path: path, lock: f}, nil
+}
+
+func (d *stateDir) Close() error { return d.lock.Close() }
+
+func (d *stateDir) file(name string) string { return filepath.Join(d.path, name) }
+
+func (d *stateDir) loadIdentity(node string) (identity, error) {
+	var id identity
+	found, err := readSealed(d.file("identity.json"), &id)
+	switch {
+	case err != nil:
+		return id, err
+	case !found:
+		if _, err := os.Stat(d.file("state.json")); err == nil {
+			return id, fmt.Errorf("%w %s: state.json is there but identity.json is not: %s", ErrState, d.path, mendHint(d.path))
+		}
+		id = identity{Node: node, Instance: randomID(4)}
+		return id, d.saveIdentity(id)
+	case id.Node != node:
+		return id, fmt.Errorf("%w %s: belongs to node %q, this is %q: give each node a directory of its own", ErrState, d.path, id.Node, node)
+	}
+	return id, nil
+}
+
+func (d *stateDir) saveIdentity(id identity) error { return writeSealed(d.file("identity.json"), id) }
+
+func mendHint(dir string) string {
+	return "put back a good copy, or move " + dir + " away and start again: the node then joins as a new member"
+}
+
+// sealed is a JSON file with a checksum over its content.
+type sealed struct {
+	Format  int             `json:"format"`
+	Sum     uint32          `json:"crc32c"`
+	Content json.RawMessage `json:"content"`
+}
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+// writeSealed replaces a file atomically; it is on disk when it returns.
+func writeSealed(path string, v any) error {
+	content, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	out, err := json.Marshal(sealed{Format: 1, Sum: crc32.Checksum(content, castagnoli), Content: content})
+	if err != nil {
+		return err
+	}
+	if err := renameio.WriteFile(path, append(out, '\n'), 0o600); err != nil {
+		return fmt.Errorf("%w: write %s: %w", ErrState, path, err)
+	}
+	return syncDir(filepath.Dir(path))
+}
+
+// syncDir makes a rename in dir durable.
+func syncDir(dir string) error {
+	f, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return f.Sync()
+}
+
+func readSealed(path string, v any) (found bool, err error) {
+	raw, err := os.ReadFile(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("%w: %w", ErrState, err)
+	}
+	var s sealed
+	if err := json.Unmarshal(raw, &s); err != nil {
+		return true, fmt.Errorf("%w: %s is damaged (%v): %s", ErrState, path, err, mendHint(filepath.Dir(path)))
+	}
+	if s.Format != 1 {
+		return true, fmt.Errorf("%w: %s has format %d, this version reads 1: upgrade pintle", ErrState, path, s.Format)
+	}
+	if sum := crc32.Checksum(s.Content, castagnoli); sum != s.Sum {
+		return true, fmt.Errorf("%w: %s is damaged (checksum %08x, want %08x): %s", ErrState, path, sum, s.Sum, mendHint(filepath.Dir(path)))
+	}
+	if err := json.Unmarshal(s.Content, v); err != nil {
+		return true, fmt.Errorf("%w: %s: %w", ErrState, path, err)
+	}
+	return true, nil
+}
+
+// A store is the log and stable store of one node: in memory, and on disk as
+// one small file that is replaced as a whole. What must not be forgotten
+// (configurations and commands) is on disk before StoreLogs returns. Votes,
+// terms and the empty entries of elections are on disk at once only when strict;
+// otherwise they go to disk with the next entry that must, and the node stays
+// silent after a restart (see [Word.Restarted]).
+type store struct {
+	*raft.InmemStore
+	path   string // "" keeps nothing
+	strict bool
+
+	mu       sync.Mutex // guards what follows and the order of writes
+	kept     contents
+	promised time.Duration
+	configs  []config // configuration entries in the log, oldest first
+}
+
+// contents is what state.json holds.
+type contents struct {
+	Uints    map[string]uint64 `json:"uints"`
+	Bytes    map[string][]byte `json:"bytes"`
+	Logs     []raft.Log        `json:"logs"`
+	Promised time.Duration     `json:"promised"` // the longest promise this node may have given
+}
+
+// A config is the cluster's configuration from one log index on.
+type config struct {
+	index   uint64
+	servers []raft.Server
+	voters  []string
+}
+
+func newConfig(index uint64, c raft.Configuration) config {
+	k := config{index: index, servers: c.Servers}
+	for _, s := range c.Servers {
+		if s.Suffrage == raft.Voter {
+			k.voters = append(k.voters, string(s.ID))
+		}
+	}
+	return k
+}
+
+// openStore reads the store at path; fresh says that there was none.
+func openStore(path string, strict bool) (s *store, fresh bool, err error) {
+	s = &store{InmemStore: raft.NewInmemStore(), path: path, strict: strict,
+		kept: contents{Uints: map[string]uint64{}, Bytes: map[string][]byte{}}}
+	if path == "" {
+		return s, true, nil
+	}
+	found, err := readSealed(path, &s.kept)
+	if err != nil || !found {
+		return s, !found, err
+	}
+	if err := s.refill(); err != nil {
+		return s, false, fmt.Errorf("%w: %s: %w: %s", ErrState, path, err, mendHint(filepath.Dir(path)))
+	}
+	return s, false, nil
+}
+
+// refill puts what was read from disk into memory.
+func (s *store) refill() error {
+	for k, v := range s.kept.Uints {
+		if err := s.InmemStore.SetUint64([]byte(k), v); err != nil {
+			return err
+		}
+	}
+	for k, v := range s.kept.Bytes {
+		if err := s.InmemStore.Set([]byte(k), v); err != nil {
+			return err
+		}
+	}
+	for i := range s.kept.Logs {
+		l := &s.kept.Logs[i]
+		if i > 0 && l.Index != s.kept.Logs[i-1].Index+1 {
+			return fmt.Errorf("log entry %d follows %d", l.Index, s.kept.Logs[i-1].Index)
+		}
+		if err := s.InmemStore.StoreLog(l); err != nil {
+			return err
+		}
+		s.note(l)
+	}
+	return nil
+}
+
+// note remembers a configuration entry. The caller holds mu or is alone.
+func (s *store) note(l *raft.Log) {
+	if l.Type == raft.LogConfiguration {
+		s.noteConfig(newConfig(l.Index, raft.DecodeConfiguration(l.Data)))
+	}
+}
+
+func (s *store) noteConfig(c config) {
+	i, found := slices.BinarySearchFunc(s.configs, c, func(a, b config) int { return cmp.Compare(a.index, b.index) })
+	if found {
+		s.configs[i] = c
+		return
+	}
+	s.configs = slices.Insert(s.configs, i, c)
+}
+
+// Voters are the sets of voters that a majority is needed of: the last committed
+// one and every later one. Configurations before the committed one are forgotten.
+func (s *store) Voters(commit uint64) [][]string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	first := 0
+	for i, c := range s.configs {
+		if c.index <= commit {
+			first = i
+		}
+	}
+	s.configs = s.configs[first:]
+	sets := make([][]string, len(s.configs))
+	for i, c := range s.configs {
+		sets[i] = c.voters
+	}
+	return sets
+}
+
+// servers are the members of the latest configuration, committed or not. The
+// slice is not to be changed.
+func (s *store) servers() []raft.Server {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.configs) == 0 {
+		return nil
+	}
+	return s.configs[len(s.configs)-1].servers
+}
+
+// latest are the voters of the latest configuration.
+func (s *store) latest() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.configs) == 0 {
+		return nil
+	}
+	return s.configs[len(s.configs)-1].voters
+}
+
+// server is the member with the given node name.
+func (s *store) server(name string) (raft.ServerID, raft.ServerAddress, bool) {
+	for _, m := range s.servers() {
+		if nodeName(m.ID) == name {
+			return m.ID, m.Address, true
+		}
+	}
+	return "", "", false
+}
+
+// snapshots tells the store of configurations that come or go with a snapshot.
+type snapshots struct {
+	raft.SnapshotStore
+	store *store
+}
+
+func openSnapshots(base raft.SnapshotStore, s *store) (*snapshots, error) {
+	list, err := base.List()
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrState, err)
+	}
+	for _, m := range list {
+		s.noteConfig(newConfig(m.ConfigurationIndex, m.Configuration))
+	}
+	return &snapshots{base, s}, nil
+}
+
+func (s *snapshots) Create(v raft.SnapshotVersion, index, term uint64, c raft.Configuration, ci uint64, t raft.Transport) (raft.SnapshotSink, error) {
+	s.store.mu.Lock()
+	s.store.noteConfig(newConfig(ci, c))
+	s.store.mu.Unlock()
+	return s.SnapshotStore.Create(v, index, term, c, ci, t)
+}
+
+// Promise makes sure that a restarted node will know that it promised up to t.
+func (s *store) Promise(t time.Duration) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if t == s.kept.Promised {
+		return nil
+	}
+	s.kept.Promised = t
+	return s.write()
+}
+
+// Promised is the longest promise that the node may have given before it was
+// started.
+func (s *store) Promised() time.Duration { return s.kept.Promised }
+
+func (s *store) StoreLog(l *raft.Log) error { return s.StoreLogs([]*raft.Log{l}) }
+
+func (s *store) StoreLogs(logs []*raft.Log) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := s.InmemStore.StoreLogs(logs); err != nil {
+		return err
+	}
+	must := s.strict
+	for _, l := range logs {
+		s.kept.Logs = append(s.kept.Logs, *l)
+		s.note(l)
+		must = must || l.Type == raft.LogConfiguration || l.Type == raft.LogCommand
+	}
+	if must {
+		return s.write()
+	}
+	return nil
+}
+
+// DeleteRange drops entries: a conflicting tail, which must be gone from disk
+// before anything else is said, or a head that a snapshot covers.
+func (s *store) DeleteRange(lo, hi uint64) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := s.InmemStore.DeleteRange(lo, hi); err != nil {
+		return err
+	}
+	if n := len(s.kept.Logs); n > 0 && s.kept.Logs[n-1].Index <= hi { // a tail goes, and what it configured
+		s.configs = slices.DeleteFunc(s.configs, func(c config) bool { return c.index >= lo })
+	}
+	s.kept.Logs = slices.DeleteFunc(s.kept.Logs, func(l raft.Log) bool { return lo <= l.Index && l.Index <= hi })
+	return s.write()
+}
+
+func (s *store) Set(key, val []byte) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.kept.Bytes[string(key)] = slices.Clone(val)
+	if err := s.InmemStore.Set(key, val); err != nil {
+		return err
+	}
+	return s.writeIfStrict()
+}
+
+func (s *store) SetUint64(key []byte, val uint64) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if have, ok := s.kept.Uints[string(key)]; ok && have == val {
+		return nil
+	}
+	s.kept.Uints[string(key)] = val
+	if err := s.InmemStore.SetUint64(key, val); err != nil {
+		return err
+	}
+	return s.writeIfStrict()
+}
+
+func (s *store) writeIfStrict() error {
+	if s.strict {
+		return s.write()
+	}
+	return nil
+}
+
+func (s *store) write() error {
+	if s.path == "" {
+		return nil
+	}
+	return writeSealed(s.path, s.kept)
+}
