@@ -100,6 +100,7 @@ func TestWatchLinksReportsOnlyChanges(t *testing.T) {
 
 func TestEstablished(t *testing.T) {
 	lab(t)
+	giveAddress(t, "lo", "fd09::50/128")
 	b := open(t, Config{})
 	set(t, b, vip4, vip6)
 	addrs := []netip.Addr{netip.MustParseAddr("10.9.0.9"), netip.MustParseAddr("fd09::9")}
@@ -125,7 +126,7 @@ func TestEstablished(t *testing.T) {
 	var served []net.Conn
 	for i, d := range []struct{ at, from, to string }{
 		{"10.9.0.9", "127.0.0.1", listeners["10.9.0.9"].Addr().String()},
-		{"fd09::9", "::1", listeners["fd09::9"].Addr().String()},
+		{"fd09::9", "fd09::50", listeners["fd09::9"].Addr().String()},
 		{"::", "127.0.0.1", net.JoinHostPort("10.9.0.9", port)}, // mapped: ::ffff:10.9.0.9
 	} {
 		c, err := (&net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(d.from)}}).Dial("tcp", d.to)

@@ -180,8 +180,7 @@ func (m *muter) judge(links []link, st *Mute) error {
 }
 
 func (m *muter) enforceWall(st *Mute) (reset bool, err error) {
-	ok, err := m.wall.stands(m.addrs)
-	if err == nil && !ok {
+	if !m.wall.stands(m.addrs) {
 		if reset = m.stood; reset {
 			m.log.Warn("nftables wall was changed by another program, set again", "table", m.wall.table.Name)
 		}

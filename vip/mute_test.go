@@ -170,18 +170,18 @@ func TestWallStopsRequestsInOurName(t *testing.T) {
 	b := open(t, Config{})
 	set(t, b, vip4)
 	setConf(t, "eth0", arpConf{})
-	if asks(t, o) {
+	if asks(t, o, "10.9.0.60", "10.9.0.61") {
 		t.Error("the kernel asked in the name of the address")
 	}
 	must(t, b.mute.wall.put(nil))
-	if !asks(t, o) {
+	if !asks(t, o, "10.9.0.70", "10.9.0.71") {
 		t.Error("the probe hears no such request without the wall")
 	}
 }
 
 // asks reports whether the other side hears the kernel ask in the name of the address when it has something to send from
-// there, before it hears it ask in its own.
-func asks(t *testing.T, o other) bool {
+// there to one, before it hears it ask in its own name for two.
+func asks(t *testing.T, o other, one, two string) bool {
 	t.Helper()
 	heard := make(chan bool, 1)
 	ready := make(chan struct{})
@@ -201,14 +201,14 @@ func asks(t *testing.T, o other) bool {
 				heard <- true
 				return nil
 			}
-			if p.TargetIP == netip.MustParseAddr("10.9.0.77") {
+			if p.TargetIP == netip.MustParseAddr(two) {
 				heard <- false
 				return nil
 			}
 		}
 	})
 	<-ready
-	for _, d := range []struct{ from, to string }{{"10.9.0.9:0", "10.9.0.66:9"}, {"10.9.0.1:0", "10.9.0.77:9"}} {
+	for _, d := range []struct{ from, to string }{{"10.9.0.9:0", one + ":9"}, {"10.9.0.1:0", two + ":9"}} {
 		c, err := net.DialUDP("udp4", net.UDPAddrFromAddrPort(netip.MustParseAddrPort(d.from)),
 			net.UDPAddrFromAddrPort(netip.MustParseAddrPort(d.to)))
 		must(t, err)

@@ -3,6 +3,7 @@ package vip
 import (
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/vishvananda/netlink/nl"
 	"github.com/vishvananda/netns"
@@ -15,7 +16,7 @@ import (
 type route struct{ sockets map[int]*nl.SocketHandle }
 
 // answerTimeout bounds one request. An answer that comes later is skipped by its sequence number.
-const answerTimeout = 60 // seconds
+const answerTimeout = time.Minute
 
 // dialRoute opens a socket in the network namespace of the calling thread.
 func dialRoute() (*route, error) {
@@ -23,7 +24,7 @@ func dialRoute() (*route, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open rtnetlink socket: %w", err)
 	}
-	timeout := unix.Timeval{Sec: answerTimeout}
+	timeout := unix.NsecToTimeval(int64(answerTimeout))
 	for _, err := range []error{s.SetSendTimeout(&timeout), s.SetReceiveTimeout(&timeout), s.SetExtAck(true)} {
 		if err != nil {
 			s.Close()

@@ -4,12 +4,14 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
-	"golang.org/x/sys/unix"
+	"github.com/mdlayher/netlink"
 )
 
 // wall is the second wall, an nftables table of family arp:
@@ -25,10 +27,14 @@ import (
 // to hear its claims. One goroutine at a time.
 type wall struct {
 	nft   *nftables.Conn
+	sock  *netlink.Conn // of nft
 	table *nftables.Table
 }
 
-const tablePrefix = "pintle_"
+const (
+	tablePrefix = "pintle_"
+	setName     = "addrs"
+)
 
 // Hooks of family arp, linux/netfilter_arp.h. They are not those of family ip, which nftables.ChainHookInput means.
 const (
@@ -44,14 +50,33 @@ const (
 
 // dialWall opens a socket in the network namespace of the calling thread.
 func dialWall(instance string) (*wall, error) {
-	nft, err := nftables.New(nftables.AsLasting())
+	w := &wall{table: &nftables.Table{Name: tableName(instance), Family: nftables.TableFamilyARP}}
+	keep := func(c *netlink.Conn) error { w.sock = c; return nil }
+	nft, err := nftables.New(nftables.AsLasting(), nftables.WithSockOptions(keep))
 	if err != nil {
 		return nil, fmt.Errorf("open nftables socket: %w", err)
 	}
-	return &wall{nft, &nftables.Table{Name: tableName(instance), Family: nftables.TableFamilyARP}}, nil
+	w.nft = nft
+	return w, nil
 }
 
 func (w *wall) close() { _ = w.nft.CloseLasting() } // a socket; nothing to lose
+
+// patience starts the time that an answer may take. The library waits for an answer to each message of a batch; when the
+// kernel is out of memory it sends but one.
+func (w *wall) patience() { _ = w.sock.SetDeadline(time.Now().Add(answerTimeout)) }
+
+// flush sends the batch. After an error it takes what answers are left off the socket.
+func (w *wall) flush() error {
+	err := w.nft.Flush()
+	for tries := 0; err != nil && tries < 64; tries++ {
+		_ = w.sock.SetReadDeadline(time.Now().Add(10 * time.Millisecond))
+		if _, err := w.sock.Receive(); errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, os.ErrClosed) {
+			break
+		}
+	}
+	return err
+}
 
 // tableName gives each instance a name of its own.
 func tableName(instance string) string {
@@ -69,6 +94,7 @@ func tableName(instance string) string {
 
 // put replaces the whole table in one transaction.
 func (w *wall) put(addrs []netip.Addr) error {
+	w.patience()
 	w.nft.AddTable(w.table)
 	w.nft.DelTable(w.table)
 	w.nft.AddTable(w.table)
@@ -82,7 +108,7 @@ func (w *wall) put(addrs []netip.Addr) error {
 	}
 	w.drop(set, "input", arpIn, arpTarget)
 	w.drop(set, "output", arpOut, arpSender)
-	if err := w.nft.Flush(); err != nil {
+	if err := w.flush(); err != nil {
 		return fmt.Errorf("set nftables table %s: %w", w.table.Name, err)
 	}
 	return nil
@@ -90,7 +116,7 @@ func (w *wall) put(addrs []netip.Addr) error {
 
 // set has its ID from us: the library counts in a variable that all connections share without a lock.
 func (w *wall) set() *nftables.Set {
-	return &nftables.Set{Table: w.table, Name: "addrs", ID: 1, KeyType: nftables.TypeIPAddr}
+	return &nftables.Set{Table: w.table, Name: setName, ID: 1, KeyType: nftables.TypeIPAddr}
 }
 
 // drop adds a chain that drops what has one of our addresses at the offset.
@@ -104,14 +130,16 @@ func (w *wall) drop(set *nftables.Set, name string, hook nftables.ChainHook, off
 	}})
 }
 
-// stands reports whether the table is in the kernel as put made it, with just these addresses.
-func (w *wall) stands(addrs []netip.Addr) (bool, error) {
-	elements, err := w.nft.GetSetElements(w.set())
-	if errors.Is(err, unix.ENOENT) {
-		return false, nil
+// stands reports whether the table is seen in the kernel as put made it, with just these addresses, sorted. That it cannot
+// be read is no: put tells why.
+func (w *wall) stands(addrs []netip.Addr) bool {
+	w.patience()
+	if _, err := w.nft.GetSetByName(w.table, setName); err != nil {
+		return false
 	}
+	elements, err := w.nft.GetSetElements(w.set())
 	if err != nil {
-		return false, fmt.Errorf("read nftables table %s: %w", w.table.Name, err)
+		return false
 	}
 	got := make([]netip.Addr, 0, len(elements))
 	for _, e := range elements {
@@ -120,23 +148,18 @@ func (w *wall) stands(addrs []netip.Addr) (bool, error) {
 		}
 	}
 	slices.SortFunc(got, netip.Addr.Compare)
-	if !slices.Equal(got, addrs) {
-		return false, nil
-	}
-	for _, name := range []string{"input", "output"} {
-		rules, err := w.nft.GetRules(w.table, &nftables.Chain{Name: name})
-		if err != nil && !errors.Is(err, unix.ENOENT) {
-			return false, fmt.Errorf("read nftables table %s: %w", w.table.Name, err)
-		}
-		if len(rules) != 1 {
-			return false, nil
-		}
-	}
-	return true, nil
+	return slices.Equal(got, addrs) && w.drops("input") && w.drops("output")
+}
+
+// drops reports whether a chain has its one rule.
+func (w *wall) drops(chain string) bool {
+	rules, err := w.nft.GetRules(w.table, &nftables.Chain{Name: chain})
+	return err == nil && len(rules) == 1
 }
 
 // sweep removes our table and those of instances that do not live.
 func (w *wall) sweep(living map[string]record) error {
+	w.patience()
 	tables, err := w.nft.ListTablesOfFamily(nftables.TableFamilyARP)
 	if err != nil {
 		return fmt.Errorf("list nftables tables: %w", err)
@@ -155,7 +178,7 @@ func (w *wall) sweep(living map[string]record) error {
 	if !found {
 		return nil
 	}
-	if err := w.nft.Flush(); err != nil {
+	if err := w.flush(); err != nil {
 		return fmt.Errorf("remove nftables tables: %w", err)
 	}
 	return nil
