@@ -1,0 +1,193 @@
+package arp
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"syscall"
+	"time"
+
+	"github.com/mdlayher/packet"
+	"golang.org/x/net/bpf"
+	"golang.org/x/sys/unix"
+)
+
+// A host is where the links are: the kernel, in the namespace of the calling thread. Tests put another one in its place.
+type host interface {
+	index(link string) (int, error)
+	open(index int, kind uint16) (wire, error)          // for frames of one EtherType
+	join(index int, addr netip.Addr) (io.Closer, error) // the solicited-node group of addr, until closed
+	stations() ([]mac, error)                           // the addresses of all links; may wait for the RTNL lock
+}
+
+// A wire sends and receives the frames of one EtherType on one link.
+type wire interface {
+	read(b []byte, limit time.Duration) (int, error) // one frame; blocks, for ever if limit is 0; an error after Close
+	send(frame []byte) error                         // never blocks: with full buffers it is an error
+	station() (index int, own mac, err error)        // of the link as it is now; an error if it is gone
+	io.Closer
+}
+
+// kernel is the real host. Only stations and, on older kernels, join take the RTNL lock.
+type kernel struct{}
+
+func (kernel) index(link string) (int, error) {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return 0, os.NewSyscallError("socket", err)
+	}
+	defer unix.Close(fd)
+	ifr, err := unix.NewIfreq(link)
+	if err != nil {
+		return 0, fmt.Errorf("link name %q: %w", link, err)
+	}
+	if err := unix.IoctlIfreq(fd, unix.SIOCGIFINDEX, ifr); err != nil {
+		return 0, fmt.Errorf("look up link: %w", err)
+	}
+	return int(ifr.Uint32()), nil
+}
+
+func (kernel) open(index int, kind uint16) (wire, error) {
+	filter, err := bpf.Assemble(filters[kind])
+	if err != nil {
+		return nil, err
+	}
+	// A socket for one EtherType is not shown what this host sends, and costs the host's other traffic nothing, which one for
+	// all of them would.
+	c, err := packet.Listen(&net.Interface{Index: index}, packet.Raw, int(kind), &packet.Config{Filter: filter})
+	if err != nil {
+		return nil, fmt.Errorf("open packet socket (needs CAP_NET_RAW): %w", err)
+	}
+	rc, err := c.SyscallConn()
+	if err != nil {
+		c.Close()
+		return nil, err
+	}
+	w := &packetWire{Conn: c, rc: rc, to: unix.SockaddrLinklayer{Ifindex: index}}
+	if _, _, err := w.station(); err != nil {
+		c.Close()
+		return nil, err
+	}
+	// Claims leave before the bulk traffic that queues on the link: band 0 of pfifo_fast, and the like.
+	err = w.control(func(fd int) error { return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_PRIORITY, 6) })
+	if err != nil {
+		c.Close()
+		return nil, fmt.Errorf("set priority: %w", err)
+	}
+	return w, nil
+}
+
+// filters let pass, to the socket of an EtherType, what package arp reads. Frames of a VLAN that has no link here also come
+// by, with their tag taken off: they are of another network.
+var filters = map[uint16][]bpf.Instruction{
+	etherARP: {
+		bpf.LoadExtension{Num: bpf.ExtVLANTag},
+		bpf.JumpIf{Cond: bpf.JumpBitsSet, Val: 0xfff, SkipTrue: 1},
+		bpf.RetConstant{Val: 128},
+		bpf.RetConstant{Val: 0},
+	},
+	etherIPv6: {
+		bpf.LoadExtension{Num: bpf.ExtVLANTag},
+		bpf.JumpIf{Cond: bpf.JumpBitsSet, Val: 0xfff, SkipTrue: 6},
+		bpf.LoadAbsolute{Off: etherHeader + 6, Size: 1},
+		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: icmpv6, SkipTrue: 4},
+		bpf.LoadAbsolute{Off: etherHeader + ipv6Header, Size: 1},
+		bpf.JumpIf{Cond: bpf.JumpEqual, Val: typeSolicit, SkipTrue: 1},
+		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: typeAdvert, SkipTrue: 1},
+		bpf.RetConstant{Val: maxFrame},
+		bpf.RetConstant{Val: 0},
+	},
+}
+
+const maxFrame = 2048
+
+func (kernel) join(index int, addr netip.Addr) (io.Closer, error) {
+	// A socket for each group: the kernel limits the groups of one socket, and closing it leaves the group.
+	fd, err := unix.Socket(unix.AF_INET6, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, os.NewSyscallError("socket", err)
+	}
+	group, _ := solicitedNode(addr)
+	mreq := &unix.IPv6Mreq{Multiaddr: group.As16(), Interface: uint32(index)}
+	if err := unix.SetsockoptIPv6Mreq(fd, unix.IPPROTO_IPV6, unix.IPV6_JOIN_GROUP, mreq); err != nil {
+		unix.Close(fd)
+		return nil, fmt.Errorf("join group %s (is IPv6 disabled on the link?): %w", group, err)
+	}
+	return os.NewFile(uintptr(fd), "group "+group.String()), nil
+}
+
+func (kernel) stations() ([]mac, error) {
+	links, err := net.Interfaces()
+	if err != nil {
+		return nil, err
+	}
+	var all []mac
+	for _, l := range links {
+		if m, ok := toMAC(l.HardwareAddr); ok && m != nobody {
+			all = append(all, m)
+		}
+	}
+	return all, nil
+}
+
+// packetWire is an AF_PACKET socket.
+type packetWire struct {
+	*packet.Conn
+	rc syscall.RawConn
+	to unix.SockaddrLinklayer
+
+	end time.Time // the read deadline; only the reader uses it
+}
+
+func (w *packetWire) read(b []byte, limit time.Duration) (int, error) {
+	var end time.Time
+	if limit > 0 {
+		end = time.Now().Add(limit)
+	}
+	if end != w.end {
+		if err := w.SetReadDeadline(end); err != nil {
+			return 0, err
+		}
+		w.end = end
+	}
+	n, _, err := w.ReadFrom(b)
+	return n, err
+}
+
+func (w *packetWire) send(frame []byte) error {
+	err := w.control(func(fd int) error { return unix.Sendto(fd, frame, unix.MSG_DONTWAIT, &w.to) })
+	return os.NewSyscallError("sendto", err)
+}
+
+func (w *packetWire) station() (int, mac, error) {
+	var sa unix.Sockaddr
+	err := w.control(func(fd int) (err error) { sa, err = unix.Getsockname(fd); return err })
+	if err != nil {
+		return 0, mac{}, err
+	}
+	ll, ok := sa.(*unix.SockaddrLinklayer)
+	if !ok || ll.Ifindex <= 0 || ll.Halen == 0 {
+		return 0, mac{}, errGone
+	}
+	own, ok := toMAC(ll.Addr[:ll.Halen])
+	if !ok || own == nobody || ll.Hatype != unix.ARPHRD_ETHER {
+		return 0, mac{}, errNotEthernet
+	}
+	return ll.Ifindex, own, nil
+}
+
+var (
+	errGone        = errors.New("link is gone")
+	errNotEthernet = errors.New("not an Ethernet link")
+)
+
+func (w *packetWire) control(f func(fd int) error) error {
+	var err error
+	if cerr := w.rc.Control(func(fd uintptr) { err = f(int(fd)) }); cerr != nil {
+		return cerr
+	}
+	return err
+}
