@@ -13,9 +13,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Bridge port states, BR_STATE_* of linux/if_bridge.h.
+// Bridge port states, BR_STATE_* of linux/if_bridge.h. A listening port passes no frame in either direction and keeps its
+// carrier, like a disabled one; but a disabled one the kernel makes forward again at the next event of its link.
 const (
-	portDisabled   = 0
+	portListening  = 1
 	portForwarding = 3
 )
 
@@ -119,7 +120,7 @@ func (f *fabric) waitForwarding(index int) error {
 	}
 }
 
-// setPort sets a bridge port's state. A disabled port passes no frame in either direction and keeps its carrier.
+// setPort sets a bridge port's state.
 func (f *fabric) setPort(index int, state byte) error {
 	req := nl.NewNetlinkRequest(unix.RTM_SETLINK, unix.NLM_F_ACK)
 	req.Sockets = f.route

@@ -34,7 +34,7 @@ func (n *Node) setCut(cut bool) error {
 	defer f.mu.Unlock()
 	state := byte(portForwarding)
 	if cut {
-		state = portDisabled
+		state = portListening
 	}
 	if !f.down[n.port] { // a port that is down has no state; LinkUp sets it
 		if err := n.lab.sw.setPort(n.port, state); err != nil {
@@ -67,7 +67,7 @@ func (n *Node) setCarrier(up bool) error {
 	if err := n.lab.sw.waitForwarding(n.port); err != nil || !f.cut[n.port] {
 		return err
 	}
-	return n.lab.sw.setPort(n.port, portDisabled)
+	return n.lab.sw.setPort(n.port, portListening)
 }
 
 // OneWay drops, or no longer drops, every frame that goes from one host to another; the other direction is not touched.
