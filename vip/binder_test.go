@@ -101,6 +101,18 @@ func TestSetRefusesForeignAddress(t *testing.T) {
 	}
 }
 
+// TestSetRefusesLookalike: somebody else binds as we do, without the tag, and no record knows it.
+func TestSetRefusesLookalike(t *testing.T) {
+	lab(t)
+	must(t, netlink.AddrAdd(byName(t, "lo"), &netlink.Addr{IPNet: ipNet(t, vip4), ValidLft: 30, Scope: unix.RT_SCOPE_LINK,
+		Flags: unix.IFA_F_NOPREFIXROUTE}))
+	b := open(t, Config{})
+	have, err := b.Set(t.Context(), prefixes(vip4))
+	if err == nil || len(have) > 0 {
+		t.Errorf("have %v, err %v", have, err)
+	}
+}
+
 func TestSetKeepsAndReportsAddressThatAnotherLinkGets(t *testing.T) {
 	lab(t)
 	veth(t, "eth0", "peer0")
@@ -181,6 +193,9 @@ func TestOpenSweepsAfterKill(t *testing.T) {
 			}
 			if got := tables(t); fmt.Sprint(got) != "[pintle_alive]" {
 				t.Errorf("tables %v", got)
+			}
+			if got := strings.Join(files(t, dir), " "); strings.Contains(got, "/a.json") {
+				t.Errorf("files %s", got)
 			}
 			set(t, b, vip4)
 			must(t, alive.Close())

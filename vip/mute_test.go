@@ -1,6 +1,7 @@
 package vip
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -44,6 +45,37 @@ func TestMuteOfPresentAndLaterLinks(t *testing.T) {
 		t.Error("lo muted too")
 	}
 }
+
+func TestNewLinkIsMutedByItsEvent(t *testing.T) {
+	lab(t)
+	b := open(t, Config{})
+	b.readBack = time.Hour
+	run(t, b)
+	set(t, b, vip4)
+	veth(t, "eth0", "peer0")
+	until(t, "eth0 muted", func() bool { return conf(t, "eth0") == arpConf{ignore: 1, announce: 2} })
+}
+
+// TestWallIsForWhatIsBound: the node has to hear who claims an address that it does not have.
+func TestWallIsForWhatIsBound(t *testing.T) {
+	lab(t)
+	b := open(t, Config{})
+	set(t, b, vip4)
+	_, err := b.Set(ended{t.Context()}, prefixes("10.9.0.8/32", vip4))
+	if !errors.Is(err, context.Canceled) || !b.mute.wall.stands(only4(prefixes(vip4))) {
+		t.Errorf("wall is not for the bound address alone (%v)", err)
+	}
+	set(t, b)
+	if !b.mute.wall.stands(nil) {
+		t.Error("wall is not empty")
+	}
+}
+
+// ended is a context that ends after the turn was taken.
+type ended struct{ context.Context }
+
+func (ended) Done() <-chan struct{} { return nil }
+func (ended) Err() error            { return context.Canceled }
 
 func TestMuteIsSetAgain(t *testing.T) {
 	lab(t)
@@ -155,6 +187,11 @@ func TestWallAlone(t *testing.T) {
 	must(t, w.put([]netip.Addr{netip.MustParseAddr("10.9.0.9")}))
 	if answers(t, o, vip4) {
 		t.Error("the kernel answers through the wall")
+	}
+	w.nft.FlushChain(&nftables.Chain{Table: w.table, Name: "output"})
+	must(t, w.flush())
+	if answers(t, o, vip4) {
+		t.Error("the kernel hears the question through the wall")
 	}
 	must(t, w.put(nil))
 	if !answers(t, o, vip4) {

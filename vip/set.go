@@ -63,7 +63,7 @@ func (b *Binder) set(ctx context.Context, want []netip.Prefix) error {
 		errs = append(errs, b.add(p))
 	}
 	if !slices.Equal(only4(free), only4(b.have())) { // the wall is for what is bound only
-		errs = append(errs, b.quiet(ctx, b.have()))
+		errs = append(errs, b.quiet(context.WithoutCancel(ctx), b.have()))
 	}
 	return errors.Join(errs...)
 }

@@ -54,6 +54,8 @@ type Binder struct {
 	events *events
 	mute   *muter
 
+	readBack time.Duration
+
 	turn   turn         // one at a time on lo; guards the next four, and is held across I/O
 	route  *route       // also used by sweep, before and after everything else
 	ever   []netip.Addr // what our record lists
@@ -83,7 +85,7 @@ func Open(cfg Config) (*Binder, error) {
 	if cfg.OnChange == nil {
 		cfg.OnChange = func() {}
 	}
-	b := &Binder{cfg: cfg, log: cfg.Log, turn: newTurn()}
+	b := &Binder{cfg: cfg, log: cfg.Log, turn: newTurn(), readBack: readBack}
 	if err := b.dial(); err != nil {
 		b.hangUp()
 		return nil, err
@@ -191,7 +193,7 @@ func (b *Binder) Run(ctx context.Context) error {
 }
 
 func (b *Binder) keepMute(ctx context.Context, links poke) error {
-	t := time.NewTicker(readBack)
+	t := time.NewTicker(b.readBack)
 	defer t.Stop()
 	for {
 		select {
