@@ -54,7 +54,7 @@ type Binder struct {
 	events *events
 	mute   *muter
 
-	readBack time.Duration
+	readBack time.Duration // readBack, longer in a test of the events
 
 	turn   turn         // one at a time on lo; guards the next four, and is held across I/O
 	route  *route       // also used by sweep, before and after everything else
