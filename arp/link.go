@@ -20,7 +20,6 @@ type target struct {
 	course course
 	rivals rivals
 	group  io.Closer // membership of the solicited-node group; nil for IPv4, and until it is joined
-	err    error     // of the latest announcement
 	stat   Stat
 }
 
@@ -49,23 +48,24 @@ type link struct {
 
 	// mu guards what follows. It is held across the gate's check and the sending of a frame (which never blocks), so that who
 	// closes a claim under mu knows that its last frame has been sent; never across a read, an open, or a call of the user.
-	mu      sync.Mutex
-	targets map[netip.Addr]*target
-	order   []*target       // the same, as they were wanted
-	wires   map[uint16]wire // by EtherType
-	index   int             // of the link that wires belong to
-	own     mac
-	retry   time.Time         // when to mend; zero: nothing is broken
-	wait    time.Duration     // before the retry after that
-	notes   []func()          // log lines and calls of the user, to be done after mu is released
-	said    map[string]string // what was last logged as wrong, by subject
+	mu                sync.Mutex
+	targets           map[netip.Addr]*target
+	order             []*target       // the same, as they were wanted
+	wires             map[uint16]wire // by EtherType
+	index             int             // of the link that wires belong to
+	own               mac
+	retry             time.Time     // when to mend; zero: nothing is broken
+	wait              time.Duration // before the retry after that
+	notes             []func()      // log lines and calls of the user, to be done after mu is released
+	err               error         // of the latest announcement of any target; nil if none is claimed
+	saidUse, saidSend string        // what was last logged as wrong with the sockets, and with sending
 }
 
 func newLink(s *Speaker, name string) *link {
 	return &link{
 		s: s, name: name, log: s.cfg.Log.With("link", name),
 		wake: make(chan struct{}, 1), done: make(chan struct{}),
-		targets: make(map[netip.Addr]*target), wires: make(map[uint16]wire), said: make(map[string]string),
+		targets: make(map[netip.Addr]*target), wires: make(map[uint16]wire),
 	}
 }
 
@@ -111,7 +111,7 @@ func (l *link) apply(want []Target, now time.Time) {
 		if t.claim == w.Claim {
 			continue
 		}
-		t.claim, t.err = w.Claim, nil
+		t.claim = w.Claim
 		t.course.stop()
 		if t.claim != nil {
 			t.course.restart(start)
@@ -121,8 +121,10 @@ func (l *link) apply(want []Target, now time.Time) {
 	for addr, t := range before {
 		if l.targets[addr] != t {
 			t.leave()
-			delete(l.said, addr.String())
 		}
+	}
+	if !slices.ContainsFunc(l.order, func(t *target) bool { return t.claim != nil }) {
+		l.err = nil // no sending will show that it works again
 	}
 	l.announceDue(now)
 	l.kick()
@@ -200,20 +202,20 @@ func (l *link) announce(t *target) {
 		return
 	}
 	l.isAt(own)
-	sent := 0
+	sent := false
 	for _, frame := range announcements(t.addr, own) {
 		ok, cerr := l.claim(t, w, frame)
-		if ok {
-			sent++
+		sent = sent || ok
+		if err == nil {
+			err = cerr
 		}
-		err = errors.Join(err, cerr)
 	}
-	if sent > 0 {
+	if sent {
 		t.stat.Announced++
 	}
-	if sent > 0 || err != nil {
-		t.err = err
-		l.say(t.addr.String(), err)
+	if sent || err != nil {
+		l.err = err
+		l.say(&l.saidSend, "send on link", err)
 	}
 }
 
@@ -333,25 +335,21 @@ func (l *link) defend(t *target, rival mac, now time.Time) {
 	}
 }
 
-// say logs err if it is another one than before for this subject, an address or "" for the link. mu is held.
-func (l *link) say(subject string, err error) {
+// say logs that the link cannot do something if that is another error than what was said before. mu is held.
+func (l *link) say(before *string, do string, err error) {
 	text := ""
 	if err != nil {
 		text = err.Error()
 	}
-	if text == l.said[subject] {
+	if text == *before {
 		return
 	}
-	l.said[subject] = text
-	log := l.log
-	if subject != "" {
-		log = log.With("addr", subject)
-	}
+	*before = text
 	l.notes = append(l.notes, func() {
 		if err != nil {
-			log.Warn("cannot speak; trying again", "err", err)
+			l.log.Warn("cannot "+do+", trying again", "err", err)
 		} else {
-			log.Info("can speak again")
+			l.log.Info("can " + do + " again")
 		}
 	})
 }
@@ -372,7 +370,7 @@ func (l *link) trouble(t *target) error {
 	case t.addr.Is6() && t.group == nil:
 		return errNoGroup
 	}
-	return t.err
+	return l.err
 }
 
 var (

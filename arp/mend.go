@@ -183,7 +183,7 @@ func (s *Speaker) join(l *link, index int, addrs []netip.Addr) error {
 func (l *link) mended(err error) {
 	l.mu.Lock()
 	defer l.unlock()
-	l.say("", err)
+	l.say(&l.saidUse, "use link", err)
 	if err == nil {
 		l.retry, l.wait = time.Time{}, mendFirst
 		return

@@ -260,6 +260,12 @@ func (b *bubble) deliver(index int, kind uint16, frames ...[]byte) {
 	}
 }
 
+// sleep lets time pass, and what is due at its end happen.
+func (b *bubble) sleep(d time.Duration) {
+	time.Sleep(d)
+	synctest.Wait()
+}
+
 func TestTakeOverSchedule(t *testing.T) {
 	inBubble(t, func(b *bubble) {
 		second, sixth := netip.MustParseAddr("192.0.2.10"), netip.MustParseAddr("192.0.2.11")
@@ -269,12 +275,12 @@ func TestTakeOverSchedule(t *testing.T) {
 			t.Errorf("Set: %v, %v", have, err)
 		}
 		b.expect(vip4, 0, 0) // before Set returned
-		time.Sleep(3 * time.Second)
+		b.sleep(3 * time.Second)
 		b.expect(vip4, 0, 0, 20, 20, 100, 100, 250, 250, 500, 500, 1100, 1100, 2100, 2100)
 		b.expect(second, 1, 1, 21, 21, 101, 101, 251, 251, 501, 501, 1101, 1101, 2101, 2101)
 		b.expect(vip6, 2, 22, 102, 252, 502, 1102, 2102)
 		b.expect(sixth)
-		time.Sleep(100 * time.Second)
+		b.sleep(100 * time.Second)
 		if n := len(b.h.times(b.start, vip6)) - 7; n < 9 || n > 11 {
 			t.Errorf("%d repeats in 100 s, want about 10", n)
 		}
@@ -285,14 +291,14 @@ func TestSetAgainChangesNothing(t *testing.T) {
 	inBubble(t, func(b *bubble) {
 		g := openGate()
 		b.set(Target{"eth0", vip4, g})
-		time.Sleep(5 * time.Millisecond)
+		b.sleep(5 * time.Millisecond)
 		b.set(Target{"eth0", vip4, g})
 		b.expect(vip4, 0, 0)
 		b.set(Target{"eth0", vip4, openGate()}) // another lease: regained
 		b.expect(vip4, 0, 0, 5, 5)
-		time.Sleep(15 * time.Millisecond) // the first burst's second announcement is gone
+		b.sleep(15 * time.Millisecond) // the first burst's second announcement is gone
 		b.expect(vip4, 0, 0, 5, 5)
-		time.Sleep(5 * time.Millisecond)
+		b.sleep(5 * time.Millisecond)
 		b.expect(vip4, 0, 0, 5, 5, 25, 25)
 	})
 }
@@ -309,14 +315,14 @@ func TestNothingIsClaimedAfterTheClaimEnded(t *testing.T) {
 				b.set(Target{"eth0", vip4, g})
 				w := b.h.wire(1, etherARP)
 				w.in <- claimBy(them) // a defence is due too
-				time.Sleep(2 * time.Millisecond)
+				b.sleep(2 * time.Millisecond)
 				end(b, g)
-				time.Sleep(time.Minute)
+				b.sleep(time.Minute)
 				b.expect(vip4, 0, 0, 0, 0)
 				if name != "no target" {
 					w.in <- claimBy(them)
 					w.in <- arpFrame(broadcast, rfc826.OperationRequest, them, peer4, nobody, vip4)
-					time.Sleep(time.Minute)
+					b.sleep(time.Minute)
 					b.expect(vip4, 0, 0, 0, 0)
 					if st := b.Stats(); len(st) != 1 || st[0].Claims || st[0].Heard != 2 || st[0].Defended != 1 {
 						t.Errorf("stats %+v", st)
@@ -340,7 +346,7 @@ func TestAnswers(t *testing.T) {
 		b.expect(vip6)
 
 		b.set(Target{"eth0", vip4, openGate()}, Target{"eth0", vip6, openGate()})
-		time.Sleep(3 * time.Second)
+		b.sleep(3 * time.Second)
 		before4, before6 := len(b.h.times(b.start, vip4)), len(b.h.times(b.start, vip6))
 		toOther := arpFrame(mac{2, 9, 9, 9, 9, 9}, rfc826.OperationRequest, them, peer4, nobody, vip4)
 		b.deliver(1, etherARP, ask4, arpFrame(own, rfc826.OperationRequest, them, peer4, own, vip4), probe(vip4, them),
@@ -383,14 +389,14 @@ func TestAnswers(t *testing.T) {
 func TestDefence(t *testing.T) {
 	inBubble(t, func(b *bubble) {
 		b.set(Target{"eth0", vip4, openGate()})
-		time.Sleep(4 * time.Second)
+		b.sleep(4 * time.Second)
 		b.start = time.Now()
 		b.deliver(1, etherARP, claimBy(them), claimBy(them), announcements(vip4, them)[1])
-		time.Sleep(time.Second)
+		b.sleep(time.Second)
 		b.expectFrom(vip4, 0, 0, 5, 5, 20, 20, 60, 60)
 		for range 40 { // a stubborn one, for 4 s
 			b.deliver(1, etherARP, claimBy(them))
-			time.Sleep(100 * time.Millisecond)
+			b.sleep(100 * time.Millisecond)
 		}
 		st := b.Stats()[0]
 		if st.Heard != 43 || st.Defended < 5 || st.Defended > 8 || st.LastMAC != them.String() {
@@ -422,14 +428,14 @@ func (b *bubble) expectFrom(addr netip.Addr, ms ...int64) {
 func TestTheLastWordIsOurs(t *testing.T) {
 	inBubble(t, func(b *bubble) {
 		b.set(Target{"eth0", vip4, openGate()})
-		time.Sleep(4 * time.Second)
+		b.sleep(4 * time.Second)
 		var last time.Time
 		for range 5 { // more than the limit allows, then silence
 			last = time.Now()
 			b.deliver(1, etherARP, claimBy(them))
-			time.Sleep(80 * time.Millisecond)
+			b.sleep(80 * time.Millisecond)
 		}
-		time.Sleep(2 * time.Second)
+		b.sleep(2 * time.Second)
 		if got := b.h.times(last, vip4); got[len(got)-1] < 0 || got[len(got)-1] > 1100 {
 			t.Errorf("last announcement %d ms after the last foreign claim, want within about a second", got[len(got)-1])
 		}
@@ -445,7 +451,7 @@ func TestOwnLinksAreNotForeign(t *testing.T) {
 		if len(b.heard) != 0 {
 			t.Errorf("heard ourselves: %+v", <-b.heard)
 		}
-		time.Sleep(2 * time.Second)
+		b.sleep(2 * time.Second)
 		b.h.change(func() { b.h.all = append(b.h.all, third) }) // a new link of this node
 		b.deliver(1, etherARP, claimBy(third))
 		<-b.heard // not known yet; but now it is
@@ -471,12 +477,12 @@ func TestLinkComesAndGoes(t *testing.T) {
 		if err == nil || !slices.Equal(have, want[2:]) {
 			t.Errorf("Set without eth2: %v, %v", have, err)
 		}
-		time.Sleep(10 * time.Second)
+		b.sleep(10 * time.Second)
 		if warns := strings.Count(b.log.String(), "level=WARN"); warns != 1 {
 			t.Errorf("%d warnings, want 1:\n%s", warns, b.log)
 		}
 		b.h.change(func() { b.h.links["eth2"] = 3 })
-		time.Sleep(mendMost) // found without being told
+		b.sleep(mendMost) // found without being told
 		b.set(want...)
 		if w := b.h.wire(3, etherARP); len(w.sent) == 0 {
 			t.Error("not announced on the new link")
@@ -493,7 +499,7 @@ func TestLinkComesAndGoes(t *testing.T) {
 
 		b.h.change(func() { b.h.links["eth2"] = 5 })
 		b.deliver(4, etherARP, nil) // its socket says that the link is down
-		time.Sleep(2 * time.Second)
+		b.sleep(2 * time.Second)
 		if w := b.h.wire(5, etherARP); w == nil || len(w.sent) < 2 {
 			t.Error("a link that was replaced silently is not found")
 		}
@@ -506,7 +512,7 @@ func TestRefreshAnnouncesAgain(t *testing.T) {
 		b.set(Target{"eth0", vip4, openGate()})
 		w := b.h.wire(1, etherARP)
 		b.h.change(func() { w.err = errors.New("network is down") })
-		time.Sleep(30 * time.Second)
+		b.sleep(30 * time.Second)
 		if have, err := b.Set(t.Context(), []Target{}); err != nil || len(have) != 0 {
 			t.Errorf("Set: %v, %v", have, err)
 		}
@@ -516,14 +522,14 @@ func TestRefreshAnnouncesAgain(t *testing.T) {
 		}
 		w = b.h.wire(1, etherARP)
 		b.h.change(func() { w.err = errors.New("network is down") })
-		time.Sleep(30 * time.Second)
+		b.sleep(30 * time.Second)
 		if have, err := b.Set(t.Context(), []Target{{"eth0", vip4, g}}); err == nil || len(have) != 0 {
 			t.Errorf("Set while frames cannot be sent: %v, %v", have, err)
 		}
 		b.h.change(func() { w.err = nil })
 		b.start = time.Now()
 		b.Refresh("eth0")
-		time.Sleep(300 * time.Millisecond)
+		b.sleep(300 * time.Millisecond)
 		b.expectFrom(vip4, 0, 0, 20, 20, 100, 100, 250, 250)
 		b.set(Target{"eth0", vip4, g})
 	})
@@ -538,12 +544,12 @@ func TestTroubleWithIPv6LeavesIPv4Alone(t *testing.T) {
 		if err == nil || !slices.Equal(have, want[1:]) {
 			t.Errorf("Set: %v, %v", have, err)
 		}
-		time.Sleep(time.Second)
+		b.sleep(time.Second)
 		if n := len(b.h.times(b.start, vip4)); n != 10 {
 			t.Errorf("%d frames for IPv4, want 10", n)
 		}
 		b.h.change(func() { b.h.joinErr = nil })
-		time.Sleep(mendMost)
+		b.sleep(mendMost)
 		b.set(want...)
 	})
 }
