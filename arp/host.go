@@ -80,21 +80,21 @@ func (kernel) open(index int, kind uint16) (wire, error) {
 	return w, nil
 }
 
-// filters let pass, to the socket of an EtherType, what package arp reads. Frames of a VLAN that has no link here also come
-// by, with their tag taken off: they are of another network.
+// filters let pass, to the socket of an EtherType, what package arp reads. Frames for other hosts are left out, as the kernel's
+// own ARP does: a broadcast of a VLAN that has no link here comes by as one, with its tag taken off (__netif_receive_skb_core).
 var filters = map[uint16][]bpf.Instruction{
 	etherARP: {
-		bpf.LoadExtension{Num: bpf.ExtVLANTag},
-		bpf.JumpIf{Cond: bpf.JumpBitsSet, Val: 0xfff, SkipTrue: 1},
-		bpf.RetConstant{Val: 128},
+		bpf.LoadExtension{Num: bpf.ExtType},
+		bpf.JumpIf{Cond: bpf.JumpEqual, Val: unix.PACKET_OTHERHOST, SkipTrue: 1},
+		bpf.RetConstant{Val: maxFrame},
 		bpf.RetConstant{Val: 0},
 	},
 	etherIPv6: {
-		bpf.LoadExtension{Num: bpf.ExtVLANTag},
-		bpf.JumpIf{Cond: bpf.JumpBitsSet, Val: 0xfff, SkipTrue: 6},
-		bpf.LoadAbsolute{Off: etherHeader + 6, Size: 1},
+		bpf.LoadExtension{Num: bpf.ExtType},
+		bpf.JumpIf{Cond: bpf.JumpEqual, Val: unix.PACKET_OTHERHOST, SkipTrue: 6},
+		bpf.LoadAbsolute{Off: etherHeader + 6, Size: 1}, // next header
 		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: icmpv6, SkipTrue: 4},
-		bpf.LoadAbsolute{Off: etherHeader + ipv6Header, Size: 1},
+		bpf.LoadAbsolute{Off: etherHeader + ipv6Header, Size: 1}, // ICMPv6 type
 		bpf.JumpIf{Cond: bpf.JumpEqual, Val: typeSolicit, SkipTrue: 1},
 		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: typeAdvert, SkipTrue: 1},
 		bpf.RetConstant{Val: maxFrame},

@@ -327,6 +327,42 @@ func TestAnotherVLANIsAnotherNetwork(t *testing.T) {
 	}
 }
 
+func TestIPv6NeedsNoLinkLocalAddress(t *testing.T) {
+	seg := newSegment(t)
+	n, client := newSpace(t), seg.station(10)
+	n.sysctl("net/ipv6/conf/default/addr_gen_mode", "1") // none
+	seg.attach(n, "eth0")
+	addrs, err := n.nl.AddrList(n.link("eth0"), netlink.FAMILY_V6)
+	if err != nil || len(addrs) != 0 {
+		t.Fatalf("eth0 has IPv6 addresses: %v, %v", addrs, err)
+	}
+	a := n.speak(nil)
+	n.bind()
+	a.set(targets(openGate())...)
+	for _, addr := range both {
+		client.knock(addr)
+		eventually(t, addr.String()+" is resolved", func() bool { return client.believes("eth0", addr) == a.mac("eth0") })
+	}
+}
+
+func TestLinkWithoutIPv6StillSpeaksIPv4(t *testing.T) {
+	seg := newSegment(t)
+	a, client := seg.station(1).speak(nil), seg.station(10)
+	a.must(a.nl.LinkSetMTU(a.link("eth0"), 1000)) // below 1280, IPv6 is off (RFC 8200 5)
+	g := openGate()
+	have, err := a.Set(context.Background(), targets(g))
+	if err == nil || len(have) != 1 || have[0].Addr != vip4 {
+		t.Errorf("Set: %v, %v", have, err)
+	}
+	client.knock(vip4)
+	eventually(t, "IPv4 is resolved", func() bool { return client.believes("eth0", vip4) == a.mac("eth0") })
+	a.must(a.nl.LinkSetMTU(a.link("eth0"), 1500))
+	eventually(t, "IPv6 works once it can", func() bool {
+		have, err := a.Set(context.Background(), targets(g))
+		return err == nil && len(have) == 2
+	})
+}
+
 func TestProbeFindsOwners(t *testing.T) {
 	fast := probing{wait: 5 * time.Millisecond, least: 30 * time.Millisecond, most: 40 * time.Millisecond, settle: 60 * time.Millisecond}
 	seg := newSegment(t)
