@@ -1,0 +1,162 @@
+package agent
+
+import (
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/pintle-lb/pintle/leader"
+)
+
+// A Claim is a set of addresses that are served together under one seat.
+type Claim struct {
+	Name  string
+	Seat  string
+	Addrs []Placed
+}
+
+// Placed is an address and the links it is announced on.
+type Placed struct {
+	Prefix netip.Prefix // a host prefix
+	Links  []string
+}
+
+// A Target is an address on a link: claimed while Lease is valid, listened for
+// when Lease is nil.
+type Target struct {
+	Link  string
+	Addr  netip.Addr
+	Lease *leader.Lease
+}
+
+// State is a state of the host, wanted or true.
+type State struct {
+	Seats     []string // campaigned for
+	Addresses []netip.Prefix
+	Targets   []Target
+}
+
+// A Seat is what is known of one election.
+type Seat struct {
+	Term  leader.Term
+	Valid bool           // Term.Lease is valid
+	Lost  leader.Instant // when this node last stopped holding; 0 when it never did or holds now
+	Next  leader.Instant // when another holder was first known after that; 0 when not yet
+}
+
+// A Move is a planned hand-over, for a person or for health. The node wants the
+// seat no more until the term has ended, or the move has failed.
+type Move struct {
+	Seat  string
+	Epoch uint64         // the term to be ended
+	Until leader.Instant // given up on after
+}
+
+// A Rest is the time between two hand-overs for health.
+type Rest struct {
+	Until leader.Instant
+	Step  time.Duration // the next rest; doubles with each hand-over, up to 32 times the first
+}
+
+// Facts is all that a node knows. The loop owns it.
+type Facts struct {
+	Now      leader.Instant
+	Node     string
+	Draining bool
+	Ready    bool          // bind: ready; every healthy member holds the addresses, muted
+	Linger   time.Duration // how long a former holder goes on accepting
+	HoldDown time.Duration // the first Rest
+	Claims   []Claim
+
+	Seats  map[string]Seat
+	Checks map[string]bool               // health checks: the verdict
+	Links  map[string]bool               // announcing links: up and with carrier
+	Unable string                        // why addresses could not be bound the last time; "" when they could
+	Heard  map[netip.Addr]leader.Instant // when another station last claimed the address
+	Socks  int                           // established connections to our addresses
+	Move   *Move
+	Rest   Rest
+
+	Have  State // what the host has, as the setters reported it
+	Doing State // what setters are still at; a nil part means that they rest
+}
+
+// Healthy reports whether this node is fit to hold an address.
+func (f *Facts) Healthy() bool {
+	for _, ok := range f.Checks {
+		if !ok {
+			return false
+		}
+	}
+	for _, up := range f.Links {
+		if !up {
+			return false
+		}
+	}
+	return f.Unable == ""
+}
+
+// Tick moves time on: leases run out, requests lapse.
+func (f *Facts) Tick(now leader.Instant) {
+	f.Now = now
+	for name, s := range f.Seats {
+		f.Seats[name] = s.at(now, f.Node)
+	}
+	if f.Move != nil && (now >= f.Move.Until || f.Seats[f.Move.Seat].Term.Epoch != f.Move.Epoch) {
+		f.Move = nil
+	}
+	if f.Rest.Step > f.HoldDown && now > f.Rest.Until.Add(2*f.Rest.Step) {
+		f.Rest.Step = f.HoldDown
+	}
+}
+
+// Learn takes an elector's report.
+func (f *Facts) Learn(seat string, t leader.Term) {
+	s := f.Seats[seat]
+	if s.Valid && s.Term.Lease != t.Lease {
+		s.Lost, s.Next = f.Now, 0 // at may find the new lease valid and clear it
+	}
+	s.Term = t
+	f.Seats[seat] = s.at(f.Now, f.Node)
+}
+
+// at is what the seat is at an instant.
+func (s Seat) at(now leader.Instant, node string) Seat {
+	valid := s.Term.Lease != nil && now < s.Term.Lease.Until()
+	switch {
+	case valid:
+		s.Lost, s.Next = 0, 0
+	case s.Valid:
+		s.Lost, s.Next = now, 0
+	}
+	s.Valid = valid
+	if other := s.Term.Holder != "" && s.Term.Holder != node; other && s.Lost != 0 && s.Next == 0 {
+		s.Next = now
+	}
+	return s
+}
+
+// moveLimit is how long a hand-over may take.
+const moveLimit = time.Second
+
+// Yielded notes that the seat was given up for health: it stays given up until
+// the term ends, and the rest begins.
+func (f *Facts) Yielded(seat string) {
+	f.Move = &Move{Seat: seat, Epoch: f.Seats[seat].Term.Epoch, Until: f.Now.Add(moveLimit)}
+	step := max(f.Rest.Step, f.HoldDown)
+	f.Rest = Rest{Until: f.Now.Add(step), Step: min(2*step, 32*f.HoldDown)}
+}
+
+// holds reports whether the host surely has p now.
+func (f *Facts) holds(p netip.Prefix) bool {
+	return slices.Contains(f.Have.Addresses, p) && (f.Doing.Addresses == nil || slices.Contains(f.Doing.Addresses, p))
+}
+
+// claims reports whether the host may still send a claim for one of the
+// addresses.
+func (f *Facts) claims(c Claim) bool {
+	claimed := func(t Target) bool {
+		return t.Lease != nil && slices.ContainsFunc(c.Addrs, func(p Placed) bool { return p.Prefix.Addr() == t.Addr })
+	}
+	return slices.ContainsFunc(f.Have.Targets, claimed) || slices.ContainsFunc(f.Doing.Targets, claimed)
+}

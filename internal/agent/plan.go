@@ -1,0 +1,91 @@
+// Package agent runs one node: facts come in, host state goes out.
+//
+// Elections, health, links and what the host really has are [Facts]. The pure
+// function [Plan] says what this node should have now. Setters bring the host
+// there and report what is true. Order is a precondition on what is true, never
+// a sequence of calls:
+//
+//	held -> announced; last claim sent -> seat resigned;
+//	new holder heard, or linger ended -> let go.
+//
+// A crash, a stalled call, a partition or a restart then needs no code of its
+// own.
+package agent
+
+import (
+	"net/netip"
+	"time"
+
+	"github.com/pintle-lb/pintle/leader"
+)
+
+// grace is how long a former holder at least goes on accepting packets after it
+// knows of a new one: the neighbours' tables need to be told.
+const grace = 250 * time.Millisecond
+
+// Plan says what the host should have next. It reads no clock and touches
+// nothing. The parts of the result are never nil.
+func Plan(f *Facts) State {
+	want := State{Seats: []string{}, Addresses: []netip.Prefix{}, Targets: []Target{}}
+	for _, c := range f.Claims {
+		seat := f.Seats[c.Seat]
+		leave := f.Draining || f.Leaves(c.Seat)
+		if !leave || f.claims(c) {
+			want.Seats = append(want.Seats, c.Seat)
+		}
+		bind := f.binds(c, seat, leave)
+		for _, a := range c.Addrs {
+			if bind {
+				want.Addresses = append(want.Addresses, a.Prefix)
+			}
+			var lease *leader.Lease
+			if seat.Valid && !leave && f.holds(a.Prefix) {
+				lease = seat.Term.Lease
+			}
+			for _, l := range a.Links {
+				want.Targets = append(want.Targets, Target{Link: l, Addr: a.Prefix.Addr(), Lease: lease})
+			}
+		}
+	}
+	return want
+}
+
+// Leaves reports whether this node, holding the seat, is to hand it over: because
+// a person asked for it, or because a healthier node can have it and the last
+// such move is long enough ago. An unhealthy node keeps the seat when there is
+// none: nobody would be better off.
+func (f *Facts) Leaves(seat string) bool {
+	return f.Move != nil && f.Move.Seat == seat || f.Sick(seat)
+}
+
+// Sick reports whether this node is to hand the seat over for its health.
+func (f *Facts) Sick(seat string) bool {
+	s := f.Seats[seat]
+	return s.Valid && !f.Healthy() && s.Term.Successor != "" && f.Now >= f.Rest.Until
+}
+
+// binds reports whether the addresses of a claim belong on this host.
+func (f *Facts) binds(c Claim, s Seat, leave bool) bool {
+	switch {
+	case s.Valid && !leave, f.claims(c):
+		return true
+	case f.Draining:
+		return f.accepts(c, s, min(f.Linger, 2*time.Second)) && !f.relieved(s)
+	case f.Ready && s.Term.Joined && f.Healthy():
+		return true
+	case s.Term.Standing && f.Healthy():
+		return true // the vote is under way: binding early costs the take-over nothing
+	}
+	return s.Valid || f.Healthy() && f.accepts(c, s, f.Linger) && (f.Socks > 0 || !f.relieved(s))
+}
+
+// accepts reports whether a former holder is still within its linger.
+func (f *Facts) accepts(c Claim, s Seat, linger time.Duration) bool {
+	return s.Lost != 0 && f.Now < s.Lost.Add(linger)
+}
+
+// relieved reports whether another node is known to hold the seat long enough
+// for the neighbours to know it too.
+func (f *Facts) relieved(s Seat) bool {
+	return s.Next != 0 && f.Now >= s.Next.Add(grace)
+}

@@ -1,0 +1,76 @@
+package agent
+
+import (
+	"context"
+	"sync"
+	"time"
+)
+
+// A Setter brings one part of the host to a wanted state.
+//
+// Set takes the whole state, not a change, and may be called again with the same
+// one. It returns what is true afterwards, also when some of it failed. It may
+// block in the kernel; it is never called twice at a time.
+type Setter[T any] interface {
+	Set(ctx context.Context, want []T) (have []T, err error)
+}
+
+// Limits between which a failing setter is tried again.
+const (
+	retryFirst = 50 * time.Millisecond
+	retryLast  = 2 * time.Second
+)
+
+// A worker runs one Setter in a goroutine of its own, always with the newest
+// wanted state, so that a call stuck in the kernel holds up nothing else.
+type worker[T any] struct {
+	setter Setter[T]
+	report func(doing, have []T, err error) // doing is nil when the setter rests; must not block
+
+	mu   sync.Mutex // guards want
+	want []T
+	wake chan struct{}
+}
+
+func newWorker[T any](s Setter[T], report func(doing, have []T, err error)) *worker[T] {
+	return &worker[T]{setter: s, report: report, wake: make(chan struct{}, 1)}
+}
+
+// set gives the worker a new wanted state. It does not block.
+func (w *worker[T]) set(want []T) {
+	w.mu.Lock()
+	w.want = want
+	w.mu.Unlock()
+	select {
+	case w.wake <- struct{}{}:
+	default:
+	}
+}
+
+// run works until ctx ends.
+func (w *worker[T]) run(ctx context.Context) error {
+	var have []T
+	var retry <-chan time.Time
+	wait := retryFirst
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-w.wake:
+			wait = retryFirst
+		case <-retry:
+			wait = min(2*wait, retryLast)
+		}
+		w.mu.Lock()
+		want := w.want
+		w.mu.Unlock()
+		w.report(want, have, nil)
+		var err error
+		have, err = w.setter.Set(ctx, want)
+		w.report(nil, have, err)
+		retry = nil
+		if err != nil {
+			retry = time.After(wait)
+		}
+	}
+}
