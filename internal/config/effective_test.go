@@ -1,0 +1,235 @@
+package config
+
+import (
+	"bytes"
+	"reflect"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"unicode"
+
+	"github.com/goccy/go-yaml"
+)
+
+// roundTrip checks that the effective configuration of c is c.
+func roundTrip(t *testing.T, c *Config) {
+	t.Helper()
+	out, err := c.Effective()
+	if err != nil {
+		t.Fatal(err)
+	}
+	again, problems := Parse(out, c.File, Options{Hostname: "another"})
+	if failed(problems) {
+		t.Fatalf("the effective configuration is refused: %v\n%s", problems, out)
+	}
+	want := *c
+	want.at, again.at = nil, nil
+	if !reflect.DeepEqual(again, &want) {
+		t.Fatalf("got  %+v\nwant %+v\n%s", again, &want, out)
+	}
+}
+
+func TestEffective(t *testing.T) {
+	files := map[string]string{
+		"base":      base,
+		"reference": string(reference),
+		"witness":   edit("{name: n3", "{name: n3, role: witness"),
+		"instance":  base + "instance: blue\nlinger: 1500us\nserver: {listen: off}\nlog: {level: warn, format: json}\n",
+		"command": base + "health:\n  - command: [/bin/sh, -c, \"a: b # c\\n\\ttab 'x' \\\"y\\\"\", \"\", \" \", \"-\", \"null\", \"1\", \"yes\", \"é\", \"{}\", \"*x\", \"|\", \"a\\nb\"]\n" +
+			"    interval: 100ms\n",
+	}
+	for name, file := range files {
+		t.Run(name, func(t *testing.T) {
+			c, problems := Parse([]byte(file), "f", Options{Hostname: "n1"})
+			if failed(problems) {
+				t.Fatal(problems)
+			}
+			roundTrip(t, c)
+		})
+	}
+}
+
+// paths lists every key below keys, items of lists as [0].
+func paths(prefix string, keys []key) (all []string) {
+	for _, k := range keys {
+		p := prefix + k.name
+		all = append(all, p)
+		if k.keys == nil {
+			continue
+		}
+		if _, isList := k.show().(yaml.MapSlice); !isList {
+			p += "[0]"
+		}
+		all = append(all, paths(p+".", k.keys)...)
+	}
+	return all
+}
+
+// exclusive are keys that cannot stand in the first item of the reference, and where they are.
+var exclusive = map[string]string{"health[0].tcp": "health[1].tcp", "health[0].command": "health[2].command"}
+
+func TestReferenceHasEveryKey(t *testing.T) {
+	c, problems := Parse(Reference(), "reference.yaml", Options{Hostname: "n1"})
+	if len(problems) > 0 {
+		t.Fatal(problems)
+	}
+	for _, path := range paths("", new(Config).keys()) {
+		if other, ok := exclusive[path]; ok {
+			path = other
+		}
+		if _, ok := c.at[path]; !ok {
+			t.Errorf("%s is not in the reference", path)
+		}
+	}
+}
+
+// Every field of the types is a key of the file, apart from what is found out.
+func TestKeysHaveEveryField(t *testing.T) {
+	known := map[string]bool{"config.file": true, "address.links": true}
+	check := func(v any, keys []key) {
+		typ := reflect.TypeOf(v)
+		for i := range typ.NumField() {
+			f := typ.Field(i)
+			name := lowerFirst(f.Name)
+			if !f.IsExported() || known[strings.ToLower(typ.Name())+"."+name] {
+				continue
+			}
+			if !slices.ContainsFunc(keys, func(k key) bool { return k.name == name }) {
+				t.Errorf("%s.%s has no key %s", typ.Name(), f.Name, name)
+			}
+		}
+	}
+	check(Config{}, new(Config).keys())
+	check(Address{}, new(Address).keys())
+	check(Raft{}, new(Raft).keys())
+	check(TLS{}, new(TLS).keys())
+	check(Peer{}, new(Peer).keys())
+	check(Health{}, new(Health).keys())
+	check(Server{}, new(Server).keys())
+	check(Log{}, new(Log).keys())
+}
+
+// lowerFirst makes the key of a field's name: apiVersion of APIVersion, ca of CA, tls of TLS.
+func lowerFirst(s string) string {
+	if strings.ToUpper(s) == s {
+		return strings.ToLower(s)
+	}
+	r := []rune(s)
+	r[0] = unicode.ToLower(r[0])
+	return string(r)
+}
+
+var documented = regexp.MustCompile(`^( *(?:- )?)([A-Za-z]+): .*# default: (.+)$`)
+
+// Each default that the reference documents is what the key is when its line is missing.
+func TestReferenceDefaults(t *testing.T) {
+	lines := strings.Split(string(reference), "\n")
+	c, _ := Parse(reference, "f", Options{Hostname: "n1"})
+	checked := 0
+	for i, line := range lines {
+		m := documented.FindStringSubmatch(line)
+		if m == nil {
+			continue
+		}
+		path := pathAt(c, i+1, m[2])
+		if path == "" {
+			t.Fatalf("line %d: no path", i+1)
+		}
+		without := slices.Clone(lines)
+		without[i] = ""
+		if strings.HasSuffix(m[1], "- ") { // the item goes on in the next line
+			without[i] = m[1][:len(m[1])-2] + "-"
+		}
+		got, problems := Parse([]byte(strings.Join(without, "\n")), "f", Options{Hostname: "n1"})
+		if failed(problems) {
+			t.Errorf("without %s: %v", path, problems)
+			continue
+		}
+		want := m[3]
+		if derived, ok := derivedDefaults[path]; ok && strings.HasPrefix(want, "(") {
+			want = derived
+		}
+		want = strings.ReplaceAll(want, "{node}", "n1")
+		if v := effectiveAt(t, got, path); v != want {
+			t.Errorf("%s: documented default %s, real one %s", path, want, v)
+		}
+		checked++
+	}
+	// What has no default is required or off; the rest must say what it is.
+	var none []string
+	for _, path := range paths("", new(Config).keys()) {
+		if p, ok := exclusive[path]; ok {
+			path = p
+		}
+		line := lines[c.at[path].line-1]
+		if !documented.MatchString(line) && !slices.Contains(noDefault, path) {
+			none = append(none, path)
+		}
+	}
+	if len(none) > 0 || checked < 25 {
+		t.Errorf("%d defaults checked; none documented for %v", checked, none)
+	}
+}
+
+var derivedDefaults = map[string]string{
+	"node": "n1", "raft.listen": "10.0.0.1:7400", "raft.bootstrap": "n1", "health[0].name": "http",
+}
+
+var noDefault = []string{
+	"apiVersion", "addresses", "addresses[0].address", "raft", "raft.tls", "raft.peers", "raft.peers[0].name",
+	"raft.peers[0].address", "health", "health[1].tcp", "health[0].http", "health[2].command", "health[0].ca",
+	"health[0].cert", "health[0].key", "health[0].serverName", "server", "log",
+}
+
+// pathAt is the path of a key in a line of the file.
+func pathAt(c *Config, line int, name string) string {
+	for path, at := range c.at {
+		if at.line == line && strings.HasSuffix("."+path, "."+name) {
+			return path
+		}
+	}
+	return ""
+}
+
+func effectiveAt(t *testing.T, c *Config, path string) string {
+	t.Helper()
+	out, err := c.Effective()
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := yaml.PathString("$." + path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var v any
+	if err := p.Read(bytes.NewReader(out), &v); err != nil {
+		t.Fatalf("%s: %v", path, err)
+	}
+	text, err := yaml.Marshal(v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.Trim(strings.TrimSpace(string(text)), `"`)
+}
+
+func FuzzParse(f *testing.F) {
+	f.Add(string(reference))
+	f.Add(base)
+	f.Add("a: &x [*x]\n<<: *x\n? b\n: !!c |\n  d\n--- \n%e\n")
+	f.Fuzz(func(t *testing.T, file string) {
+		c, problems := Parse([]byte(file), "f", Options{Hostname: "n1"})
+		if (c == nil) != failed(problems) {
+			t.Fatalf("config %v with problems %v", c, problems)
+		}
+		for _, p := range problems {
+			if s := p.String(); strings.ContainsAny(s, "\n\r") || p.Message == "" {
+				t.Errorf("not one line: %q", s)
+			}
+		}
+		if c != nil {
+			c.Resolve(nil)
+			roundTrip(t, c)
+		}
+	})
+}
