@@ -16,7 +16,7 @@ type Snapshot struct {
 	Draining  bool            `json:"draining"`
 	Healthy   bool            `json:"healthy"`
 	Unhealthy string          `json:"unhealthy,omitempty"` // why
-	Seats     []SeatStatus    `json:"seats"`
+	Seats     []SeatStatus    `json:"claims"`
 	Links     map[string]bool `json:"links"` // announcing links: up and with carrier
 	Changes   uint64          `json:"changes"`
 	Losses    uint64          `json:"losses"`

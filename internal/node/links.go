@@ -1,0 +1,59 @@
+package node
+
+import (
+	"slices"
+
+	"github.com/pintle-lb/pintle/vip"
+)
+
+// A linkState is what matters of a link between two looks.
+type linkState struct {
+	index   int
+	carrier bool
+}
+
+// linksChanged takes the links of the host: their hardware addresses are told to
+// the peers, a link without carrier makes the node unhealthy, and one that came
+// back is announced on again.
+func (n *Node) linksChanged(links []vip.Link) {
+	ours := n.announcing()
+	up := map[string]bool{}
+	for _, name := range ours {
+		up[name] = false
+	}
+	var macs []string
+	now := map[string]linkState{}
+	for _, l := range links {
+		if !slices.Contains(ours, l.Name) {
+			continue
+		}
+		up[l.Name] = l.Up && l.Carrier
+		macs = append(macs, l.MAC.String())
+		now[l.Name] = linkState{l.Index, up[l.Name]}
+	}
+	n.macs.Store(&macs)
+	n.agent.Links(up)
+	for name, s := range now {
+		if was, known := n.links[name]; known && s.carrier && was != s {
+			n.speaker.Refresh(name)
+		}
+	}
+	n.links = now
+}
+
+// announcing are the links that addresses are announced on.
+func (n *Node) announcing() []string {
+	var names []string
+	for _, a := range n.cfg.Addresses {
+		names = append(names, a.Links...)
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
+}
+
+func (n *Node) ownMACs() []string {
+	if m := n.macs.Load(); m != nil {
+		return *m
+	}
+	return nil
+}
