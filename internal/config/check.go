@@ -85,7 +85,11 @@ func (c *Config) fillHealth(r *reader, i int) {
 	}
 }
 
-func (r *reader) given(path string) bool { _, ok := r.at[path]; return ok }
+// given reports whether the file has a value for a path.
+func (r *reader) given(path string) bool {
+	at, ok := r.at[path]
+	return ok && !at.null
+}
 
 // check reports what is wrong with values that are good by themselves. Values that were refused are zero: it says
 // nothing about these.

@@ -110,6 +110,8 @@ func TestProblems(t *testing.T) {
 		{"unknown key, nothing near", edit("", "log:\n  colour: red\n"), []string{"f:10: log.colour: unknown key (known here: level, format)"}},
 		{"unknown key in a list", edit("{name: n2,", "{name: n2, prio: 1,"), []string{
 			"f:7: raft.peers[1].prio: unknown key (known here: name, address, role, priority, candidate)"}},
+		{"key of two lines", edit("", "\"a\\nb\": 1\n"), []string{
+			"f:9: a b: unknown key (known here: apiVersion, instance, node, addresses, bind, linger, raft, health, holdDown, server, log)"}},
 		{"duplicate key", edit("", "bind: ready\nbind: holder\n"), []string{"f:10: bind: given twice, first in line 9 (keep one)"}},
 		{"no version", edit("apiVersion: pintle.dev/v1\n", ""), []string{"f:1: apiVersion: is missing (write apiVersion: pintle.dev/v1)"}},
 		{"another version", edit("v1", "v9"), []string{"f:1: apiVersion: pintle.dev/v9: not a version that this Pintle reads (write pintle.dev/v1)"}},
@@ -263,13 +265,17 @@ func TestAccepted(t *testing.T) {
 		"tab before comment": edit("192.0.2.10", "192.0.2.10\t# with a\ttab"),
 		"document start":     "---\n" + base,
 		"null sections":      base + "health:\nlog:\nserver: ~\nnode:\n",
+		"null timeout":       base + "health:\n  - {tcp: \"127.0.0.1:1\", timeout: }\n",
 		"zero without unit":  base + "linger: 0\n",
 		"/32":                edit("192.0.2.10", "192.0.2.10/32"),
 		"off":                base + "server: {listen: off}\n",
 	} {
-		if _, problems := Parse([]byte(file), "f", Options{Hostname: "n1"}); len(problems) > 0 {
+		c, problems := Parse([]byte(file), "f", Options{Hostname: "n1"})
+		if len(problems) > 0 {
 			t.Errorf("%s: %v", name, problems)
+			continue
 		}
+		roundTrip(t, c)
 	}
 }
 

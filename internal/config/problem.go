@@ -33,7 +33,12 @@ func (p Problem) String() string {
 	if p.Hint != "" {
 		line += " (" + p.Hint + ")"
 	}
-	return line
+	return strings.Map(func(r rune) rune {
+		if control(r) {
+			return ' ' // of a key, or of the parser's message
+		}
+		return r
+	}, line)
 }
 
 // quote leaves a plain value as it is, and makes any other fit into a line.

@@ -40,7 +40,10 @@ const (
 	foreign kind = "" // refused already
 )
 
-type position struct{ line, column int }
+type position struct {
+	line, column int
+	null         bool // the value there counts as not given
+}
 
 // maxDepth bounds nesting; the parser's time grows with its square.
 const maxDepth = 32
@@ -96,7 +99,7 @@ func (r *reader) tree(data []byte) *node {
 	}
 	root := r.build(body, "")
 	if root.kind != mapping && root.kind != foreign {
-		r.broken(position{1, 1}, fmt.Sprintf("want keys and values, got %s", root.kind), "begin with apiVersion: "+APIVersion)
+		r.broken(position{line: 1, column: 1}, fmt.Sprintf("want keys and values, got %s", root.kind), "begin with apiVersion: "+APIVersion)
 		return nil
 	}
 	return root
@@ -111,15 +114,15 @@ func (r *reader) plain(data []byte) bool {
 	for i, line := range strings.Split(string(data), "\n") {
 		line = strings.TrimSuffix(line, "\r")
 		if !utf8.ValidString(line) {
-			r.broken(position{i + 1, 1}, "not UTF-8 text", "save it as UTF-8")
+			r.broken(position{line: i + 1, column: 1}, "not UTF-8 text", "save it as UTF-8")
 			return false
 		}
 		if at := strings.IndexFunc(line, control); at >= 0 {
-			r.broken(position{i + 1, at + 1}, fmt.Sprintf("has the control character %q", line[at]), "is this the right file?")
+			r.broken(position{line: i + 1, column: at + 1}, fmt.Sprintf("has the control character %q", line[at]), "is this the right file?")
 			return false
 		}
 		if at := strings.IndexByte(uncomment(line), '\t'); at >= 0 {
-			r.broken(position{i + 1, at + 1}, "has a tab", "use spaces")
+			r.broken(position{line: i + 1, column: at + 1}, "has a tab", "use spaces")
 		}
 	}
 	return true
@@ -164,18 +167,18 @@ func (r *reader) document(data []byte) ast.Node {
 		}
 	}
 	if body == nil && len(r.problems) == 0 {
-		r.broken(position{1, 1}, "the file is empty", "begin with apiVersion: "+APIVersion)
+		r.broken(position{line: 1, column: 1}, "the file is empty", "begin with apiVersion: "+APIVersion)
 	}
 	return body
 }
 
 func (r *reader) syntax(err error) {
-	p, message := position{1, 1}, err.Error()
+	p, message := position{line: 1, column: 1}, err.Error()
 	var y yaml.Error
 	if errors.As(err, &y) {
 		message = y.GetMessage()
 		if tk := y.GetToken(); tk != nil {
-			p = position{tk.Position.Line, tk.Position.Column}
+			p = position{line: tk.Position.Line, column: tk.Position.Column}
 		}
 	}
 	r.broken(p, "not YAML: "+message, "")
@@ -197,7 +200,7 @@ func deepest(tokens token.Tokens) (position, bool) {
 			dashes++
 		}
 		if flow > maxDepth || dashes > maxDepth {
-			return position{tk.Position.Line, tk.Position.Column}, true
+			return position{line: tk.Position.Line, column: tk.Position.Column}, true
 		}
 	}
 	return position{}, false
@@ -217,7 +220,7 @@ func place(n ast.Node) position {
 	if tk == nil || tk.Position == nil {
 		return position{}
 	}
-	return position{tk.Position.Line, tk.Position.Column}
+	return position{line: tk.Position.Line, column: tk.Position.Column}
 }
 
 // build copies what we read of n, and reports the rest.
@@ -248,6 +251,7 @@ func (r *reader) build(n ast.Node, path string) *node {
 
 func (r *reader) scalar(out *node, n ast.Node) {
 	if at := place(n); at.line > 0 {
+		at.null = n.Type() == ast.NullType
 		r.at[out.path] = at
 	}
 	switch v := n.(type) {
