@@ -54,7 +54,7 @@ type Heard struct {
 // Config is what a Speaker needs. The zero value is usable.
 type Config struct {
 	Log     *slog.Logger
-	OnHeard func(Heard)             // called for every foreign claim, in the order of a link's frames; must not block
+	OnHeard func(Heard)             // called for every foreign claim, for one target in order; must not block
 	Peer    func(mac string) string // name of the peer with this MAC, or ""; for logs; must not block
 }
 

@@ -223,6 +223,25 @@ func TestLinkDownAndUp(t *testing.T) {
 	a.set(targets(g)...)
 }
 
+// A bond may take the address of another slave (fail_over_mac=active).
+func TestLinkChangesItsAddress(t *testing.T) {
+	seg := newSegment(t)
+	a, client := seg.station(1).speak(nil), seg.station(10)
+	a.bind()
+	a.set(targets(openGate())...)
+	for _, addr := range both {
+		client.believe("eth0", addr, a.mac("eth0"), unix.NUD_REACHABLE)
+	}
+	a.must(a.nl.LinkSetHardwareAddr(a.link("eth0"), us[:]))
+	a.Refresh("eth0")
+	for _, addr := range both {
+		eventually(t, "client is told of the new MAC", func() bool { return client.believes("eth0", addr) == us })
+		client.forget("eth0", addr)
+		client.knock(addr)
+		eventually(t, "the answer has the new MAC", func() bool { return client.believes("eth0", addr) == us })
+	}
+}
+
 func TestLinkDeletedAndMadeAgain(t *testing.T) {
 	for _, told := range []bool{true, false} {
 		t.Run(fmt.Sprintf("told=%v", told), func(t *testing.T) {
@@ -401,18 +420,22 @@ func TestProbeFindsOwners(t *testing.T) {
 	}
 }
 
-// flood asks for addr without end, and returns how to stop.
+// flood asks for addr some 10,000 times a second, and returns how to stop.
 func flood(t *testing.T, n *space, addr netip.Addr) (stop func()) {
 	w := n.wire("eth0", etherARP)
 	ask := arpFrame(broadcast, rfc826.OperationRequest, n.mac("eth0"), netip.MustParseAddr("192.0.2.10"), nobody, addr)
 	end, ended := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(ended)
+		tick := time.NewTicker(time.Millisecond)
+		defer tick.Stop()
 		for {
 			select {
 			case <-end:
 				return
-			default:
+			case <-tick.C:
+			}
+			for range 10 {
 				_ = w.send(ask) // full buffers do not matter
 			}
 		}

@@ -322,13 +322,13 @@ func (n *space) wire(link string, kind uint16) wire {
 	return w
 }
 
-// eventually waits until true holds, for at most 10 s.
+// eventually waits until true holds, for at most 30 s.
 func eventually(t testing.TB, what string, holds func() bool) {
 	t.Helper()
-	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(30 * time.Second); time.Now().Before(end); time.Sleep(time.Millisecond) {
 		if holds() {
 			return
 		}
 	}
-	t.Fatalf("not within 10 s: %s", what)
+	t.Fatalf("not within 30 s: %s", what)
 }

@@ -285,9 +285,6 @@ func pause(ctx context.Context, d time.Duration) bool {
 func (l *link) hear(m message, now time.Time) {
 	l.mu.Lock()
 	defer l.unlock()
-	if m.from == l.own {
-		return
-	}
 	if t := l.targets[m.claims]; t != nil && l.s.foreign(m, now) {
 		l.contest(t, m, now)
 	}
