@@ -30,14 +30,6 @@ func (t *target) kind() uint16 {
 	return etherIPv6
 }
 
-// leave leaves the solicited-node group.
-func (t *target) leave() {
-	if t.group != nil {
-		t.group.Close()
-		t.group = nil
-	}
-}
-
 // A link is where the addresses of one network interface are spoken for.
 type link struct {
 	s    *Speaker
@@ -56,7 +48,7 @@ type link struct {
 	own               mac
 	retry             time.Time     // when to mend; zero: nothing is broken
 	wait              time.Duration // before the retry after that
-	notes             []func()      // log lines and calls of the user, to be done after mu is released
+	notes             []func()      // what is to be done after mu is released: log, call the user, close sockets
 	err               error         // of the latest announcement of any target; nil if none is claimed
 	saidUse, saidSend string        // what was last logged as wrong with the sockets, and with sending
 }
@@ -90,9 +82,22 @@ func (l *link) close() {
 
 func (l *link) closeWires() {
 	for kind, w := range l.wires {
-		w.Close()
 		delete(l.wires, kind)
+		l.drop(w)
 	}
+}
+
+// leave leaves the solicited-node group of t. mu is held.
+func (l *link) leave(t *target) {
+	if t.group != nil {
+		l.drop(t.group)
+		t.group = nil
+	}
+}
+
+// drop closes c once mu is released: the kernel may take its time (RTNL lock, RCU) to forget a socket. mu is held.
+func (l *link) drop(c io.Closer) {
+	l.notes = append(l.notes, func() { _ = c.Close() }) // nothing is left to be done if it fails
 }
 
 // apply makes want the targets. Who newly claims is announced: the first at once, each other 1 ms after the one before.
@@ -120,7 +125,7 @@ func (l *link) apply(want []Target, now time.Time) {
 	}
 	for addr, t := range before {
 		if l.targets[addr] != t {
-			t.leave()
+			l.leave(t)
 		}
 	}
 	if !slices.ContainsFunc(l.order, func(t *target) bool { return t.claim != nil }) {

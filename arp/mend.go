@@ -19,7 +19,7 @@ func (l *link) lose(w wire) {
 	for kind, have := range l.wires {
 		if have == w {
 			delete(l.wires, kind)
-			w.Close()
+			l.drop(w)
 			l.retry, l.wait = time.Now(), mendFirst
 			l.s.work()
 		}
@@ -110,7 +110,7 @@ func (l *link) lacks(index int) (kinds []uint16, addrs []netip.Addr) {
 		l.index = index
 		l.closeWires()
 		for _, t := range l.order {
-			t.leave()
+			l.leave(t)
 		}
 	}
 	need := make(map[uint16]bool)
