@@ -102,12 +102,18 @@ func (f *Facts) Tick(now leader.Instant) {
 	for name, s := range f.Seats {
 		f.Seats[name] = s.at(now, f.Node)
 	}
-	if f.Move != nil && (now >= f.Move.Until || f.Seats[f.Move.Seat].Term.Epoch != f.Move.Epoch) {
+	if f.Move != nil && !f.moving(f.Move.Seat) {
 		f.Move = nil
 	}
 	if f.Rest.Step > f.HoldDown && now > f.Rest.Until.Add(2*f.Rest.Step) {
 		f.Rest.Step = f.HoldDown
 	}
+}
+
+// moving reports whether a hand-over of the seat is under way.
+func (f *Facts) moving(seat string) bool {
+	m := f.Move
+	return m != nil && m.Seat == seat && f.Now < m.Until && m.Epoch == f.Seats[seat].Term.Epoch
 }
 
 // Learn takes an elector's report.

@@ -39,7 +39,7 @@ var mutants = []mutant{
 	{"resigns before the last claim", "plan.go", []string{"if !leave || f.claims(c) {", "if !leave {"}},
 	{"lets go before the last claim", "plan.go", []string{"case s.Valid && !leave, f.claims(c):", "case s.Valid && !leave:"}},
 	{"never lets go", "plan.go", []string{"return s.Valid || f.Healthy()", "return true || f.Healthy()"}},
-	{"keeps the seat from a healthier node", "plan.go", []string{"return f.Move != nil && f.Move.Seat == seat || f.Sick(seat)", "return false"}},
+	{"keeps the seat from a healthier node", "plan.go", []string{"return f.moving(seat) || f.Sick(seat)", "return false"}},
 }
 
 // TestSimFindsMutants takes the rules out of the source one by one and expects

@@ -55,7 +55,7 @@ func Plan(f *Facts) State {
 // such move is long enough ago. An unhealthy node keeps the seat when there is
 // none: nobody would be better off.
 func (f *Facts) Leaves(seat string) bool {
-	return f.Move != nil && f.Move.Seat == seat || f.Sick(seat)
+	return f.moving(seat) || f.Sick(seat)
 }
 
 // Sick reports whether this node is to hand the seat over for its health.
@@ -70,22 +70,28 @@ func (f *Facts) binds(c Claim, s Seat, leave bool) bool {
 	case s.Valid && !leave, f.claims(c):
 		return true
 	case f.Draining:
-		return f.accepts(c, s, min(f.Linger, 2*time.Second)) && !f.relieved(s)
+		return s.Valid || f.accepts(s, min(f.Linger, 2*time.Second)) && !f.relieved(c, s)
 	case f.Ready && s.Term.Joined && f.Healthy():
 		return true
 	case s.Term.Standing && f.Healthy():
 		return true // the vote is under way: binding early costs the take-over nothing
 	}
-	return s.Valid || f.Healthy() && f.accepts(c, s, f.Linger) && (f.Socks > 0 || !f.relieved(s))
+	return s.Valid || f.Healthy() && f.accepts(s, f.Linger) && (f.Socks > 0 || !f.relieved(c, s))
 }
 
 // accepts reports whether a former holder is still within its linger.
-func (f *Facts) accepts(c Claim, s Seat, linger time.Duration) bool {
+func (f *Facts) accepts(s Seat, linger time.Duration) bool {
 	return s.Lost != 0 && f.Now < s.Lost.Add(linger)
 }
 
-// relieved reports whether another node is known to hold the seat long enough
-// for the neighbours to know it too.
-func (f *Facts) relieved(s Seat) bool {
-	return s.Next != 0 && f.Now >= s.Next.Add(grace)
+// relieved reports whether another node is known to hold the seat, or was heard
+// claiming one of the addresses, long enough ago for the neighbours to know.
+func (f *Facts) relieved(c Claim, s Seat) bool {
+	next := s.Next
+	for _, a := range c.Addrs {
+		if h := f.Heard[a.Prefix.Addr()]; h > s.Lost && (next == 0 || h < next) {
+			next = h
+		}
+	}
+	return next != 0 && f.Now >= next.Add(grace)
 }

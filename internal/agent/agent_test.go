@@ -1,0 +1,222 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/pintle-lb/pintle/leader"
+)
+
+// fakeSetter does as it is told, in its time.
+type fakeSetter[T any] struct {
+	mu    sync.Mutex
+	have  []T
+	fail  bool
+	block chan struct{} // if set, Set waits for it
+	calls int
+}
+
+func (s *fakeSetter[T]) Set(ctx context.Context, want []T) ([]T, error) {
+	s.mu.Lock()
+	block := s.block
+	s.mu.Unlock()
+	if block != nil {
+		<-block
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.calls++
+	if s.fail {
+		return s.have, errors.New("injected")
+	}
+	s.have = slices.Clone(want)
+	return s.have, nil
+}
+
+func (s *fakeSetter[T]) now() []T {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.have
+}
+
+// fakeElector remembers what it was told.
+type fakeElector struct {
+	mu      sync.Mutex
+	want    []string
+	healthy bool
+	next    string
+}
+
+func (e *fakeElector) Set(want []string) { e.mu.Lock(); e.want = want; e.mu.Unlock() }
+func (e *fakeElector) SetHealthy(h bool) { e.mu.Lock(); e.healthy = h; e.mu.Unlock() }
+func (e *fakeElector) Prefer(n string) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.next = n
+	return nil
+}
+
+func (e *fakeElector) wants() bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return len(e.want) == 1
+}
+
+type rig struct {
+	*Agent
+	elector *fakeElector
+	bound   *fakeSetter[netip.Prefix]
+	targets *fakeSetter[Target]
+}
+
+func bubbleClock() leader.Instant { return leader.Instant(time.Now().UnixNano()) }
+
+// inBubble runs an agent under a fake clock.
+func inBubble(t *testing.T, do func(r *rig)) {
+	synctest.Test(t, func(t *testing.T) {
+		r := &rig{elector: &fakeElector{healthy: true}, bound: &fakeSetter[netip.Prefix]{}, targets: &fakeSetter[Target]{}}
+		r.Agent = New(Config{Node: "n1", Linger: time.Minute, HoldDown: 10 * time.Second, Checks: []string{"api"}, Links: []string{"eth0"},
+			Claims:  []Claim{{Name: "cp", Seat: "cp", Addrs: []Placed{{testAddr, []string{"eth0"}}}}},
+			Elector: r.elector, Addresses: r.bound, Targets: r.targets, Clock: bubbleClock})
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- r.Run(ctx) }()
+		r.Check("api", true, "")
+		r.Links(map[string]bool{"eth0": true})
+		synctest.Wait()
+		defer func() {
+			cancel()
+			if err := <-done; err != nil {
+				t.Error(err)
+			}
+		}()
+		do(r)
+	})
+}
+
+func (r *rig) elect(epoch uint64) *leader.Lease {
+	l := leader.NewLease(bubbleClock, bubbleClock().Add(time.Hour))
+	r.Seat("cp", leader.Term{Holder: "n1", Epoch: epoch, Lease: l, Joined: true})
+	synctest.Wait()
+	return l
+}
+
+func (r *rig) claims() bool {
+	return slices.ContainsFunc(r.targets.now(), func(t Target) bool { return t.Lease != nil })
+}
+
+func TestAgentTakesAndHandsOver(t *testing.T) {
+	inBubble(t, func(r *rig) {
+		if !r.elector.wants() || r.claims() || len(r.bound.now()) != 0 {
+			t.Fatalf("before: %+v", r.Snapshot())
+		}
+		l := r.elect(2)
+		if !r.claims() || len(r.bound.now()) != 1 || !r.Snapshot().Seats[0].Holding {
+			t.Fatalf("elected: %+v", r.Snapshot())
+		}
+		if err := r.Move("n2"); err != nil || r.elector.next != "n2" {
+			t.Fatalf("move: %v, %q", err, r.elector.next)
+		}
+		synctest.Wait()
+		if r.claims() || r.elector.wants() || len(r.bound.now()) != 1 {
+			t.Fatalf("moving: %+v", r.Snapshot())
+		}
+		l.Revoke()
+		r.Seat("cp", leader.Term{Holder: "n2", Epoch: 3, Joined: true})
+		synctest.Wait()
+		if !r.elector.wants() || len(r.bound.now()) != 1 {
+			t.Fatalf("moved: %+v", r.Snapshot())
+		}
+		time.Sleep(2 * time.Second)
+		synctest.Wait()
+		if len(r.bound.now()) != 0 {
+			t.Fatalf("lets go: %+v", r.Snapshot())
+		}
+	})
+}
+
+func TestAgentDrains(t *testing.T) {
+	inBubble(t, func(r *rig) {
+		l := r.elect(2)
+		r.Drain()
+		synctest.Wait()
+		select {
+		case <-r.Drained():
+			t.Fatal("drained while it accepts")
+		default:
+		}
+		l.Revoke()
+		r.Seat("cp", leader.Term{Holder: "n2", Epoch: 3, Joined: true})
+		select {
+		case <-r.Drained():
+		case <-time.After(5 * time.Second):
+			t.Fatalf("not drained: %+v", r.Snapshot())
+		}
+		if len(r.bound.now()) != 0 || r.elector.wants() {
+			t.Errorf("drained: %+v", r.Snapshot())
+		}
+	})
+}
+
+func TestAgentIsNotHeldUpByAStuckSetter(t *testing.T) {
+	inBubble(t, func(r *rig) {
+		block := make(chan struct{})
+		r.bound.mu.Lock()
+		r.bound.block = block
+		r.bound.mu.Unlock()
+		r.elect(2)
+		time.Sleep(30 * time.Second)
+		if age := r.LoopAge(); age > 2*time.Second {
+			t.Errorf("the loop stands for %v", age)
+		}
+		if r.claims() {
+			t.Error("claims what is not bound")
+		}
+		close(block)
+		synctest.Wait()
+		if !r.claims() {
+			t.Errorf("does not claim: %+v", r.Snapshot())
+		}
+	})
+}
+
+func TestAgentThatCannotBindIsUnhealthy(t *testing.T) {
+	inBubble(t, func(r *rig) {
+		r.bound.mu.Lock()
+		r.bound.fail = true
+		r.bound.mu.Unlock()
+		r.elect(2)
+		if r.Snapshot().Healthy || r.claims() {
+			t.Fatalf("%+v", r.Snapshot())
+		}
+		r.bound.mu.Lock()
+		r.bound.fail = false
+		r.bound.mu.Unlock()
+		time.Sleep(5 * time.Second)
+		synctest.Wait()
+		if !r.Snapshot().Healthy || !r.claims() {
+			t.Errorf("%+v", r.Snapshot())
+		}
+	})
+}
+
+func TestAgentNeverLosesTheNewestReport(t *testing.T) {
+	inBubble(t, func(r *rig) {
+		var wg sync.WaitGroup
+		for i := range 100 {
+			wg.Go(func() { r.Check("api", i%2 == 0, "") })
+		}
+		wg.Wait()
+		r.Check("api", false, "at last")
+		synctest.Wait()
+		if r.Snapshot().Healthy || r.elector.healthy {
+			t.Errorf("%+v", r.Snapshot())
+		}
+	})
+}
