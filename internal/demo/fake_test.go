@@ -41,7 +41,7 @@ type fake struct {
 	epoch     uint64
 	changed   time.Time // when the holder changed
 	lonely    time.Time // when no majority was heard
-	announced uint64    // epoch
+	announced time.Time
 }
 
 type fakeConfig struct {
@@ -156,8 +156,8 @@ func (f *fake) turn() {
 	if f.mayTake() {
 		f.follow(f.name, f.epoch+1)
 	}
-	if f.holder == f.name && f.acknowledged() && f.announced != f.epoch {
-		f.announced = f.epoch
+	if f.holder == f.name && f.acknowledged() && (f.announced.Before(f.changed) || time.Since(f.announced) > 300*time.Millisecond) {
+		f.announced = time.Now()
 		if p, err := arp.NewPacket(arp.OperationRequest, f.mac, f.addr(), make(net.HardwareAddr, 6), f.addr()); err == nil {
 			_ = f.arp.WriteTo(p, ethernet.Broadcast)
 		}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"strings"
 	"sync"
 	"time"
 )
@@ -25,6 +26,7 @@ type watch struct {
 // A report is what one Pintle says.
 type report struct {
 	ready  bool
+	reason string // why it is not ready
 	holder string // of the address; "" if it knows none
 	epoch  uint64
 	err    error // it says nothing
@@ -86,7 +88,7 @@ func (w *watch) holder() (name, why string) {
 		case r.err != nil:
 			return "", fmt.Sprintf("%s: %v", m, r.err)
 		case !r.ready:
-			return "", m + " is not ready"
+			return "", strings.TrimSuffix(m+" is not ready: "+r.reason, ": ")
 		case r.holder == "":
 			return "", m + " knows no holder"
 		case r.holder != first.holder || r.epoch != first.epoch:
@@ -115,8 +117,9 @@ func readStatus(ctx context.Context, client *http.Client) report {
 	}
 	defer func() { _ = resp.Body.Close() }()
 	var s struct {
-		Ready  bool `json:"ready"`
-		Claims []struct {
+		Ready    bool   `json:"ready"`
+		NotReady string `json:"notReady"`
+		Claims   []struct {
 			Holder string `json:"holder"`
 			Epoch  uint64 `json:"epoch"`
 		} `json:"claims"`
@@ -124,7 +127,7 @@ func readStatus(ctx context.Context, client *http.Client) report {
 	if err := json.NewDecoder(resp.Body).Decode(&s); err != nil {
 		return report{err: fmt.Errorf("read status: %w", err)}
 	}
-	r := report{ready: s.Ready}
+	r := report{ready: s.Ready, reason: s.NotReady}
 	if len(s.Claims) > 0 {
 		r.holder, r.epoch = s.Claims[0].Holder, s.Claims[0].Epoch
 	}

@@ -13,18 +13,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Bridge port states, BR_STATE_* of linux/if_bridge.h. A listening port passes no frame in either direction and keeps its
-// carrier, like a disabled one; but a disabled one the kernel makes forward again at the next event of its link.
-const (
-	portListening  = 1
-	portForwarding = 3
-)
+// portForwarding is BR_STATE_FORWARDING of linux/if_bridge.h.
+const portForwarding = 3
 
 // addrGenNone keeps IPv6 from giving a link an address by itself.
 const addrGenNone = nl.IN6_ADDR_GEN_MODE_NONE
 
-// carrierWait is how long a link may take to come up, which is longest when others hold the kernel's RTNL lock.
-const carrierWait = 10 * time.Second
+// carrierWait is how long a link may take to come up. It needs the kernel's RTNL lock, which was seen to be held for 18 s
+// on a busy machine where others made and dropped namespaces.
+const carrierWait = time.Minute
 
 // A fabric is the lab's switch: a bridge in a namespace of its own, with a port for each host. Its netlink and nftables
 // sockets are open from the start, so that a fault is one message away.
@@ -108,30 +105,31 @@ func (f *fabric) connect(h *Host) error {
 	return f.up(port)
 }
 
-// waitForwarding returns when the port passes frames. The kernel reports a new carrier to the bridge in the background.
+// waitForwarding returns when the port passes frames. The kernel tells the bridge of a new carrier in the background, and
+// until then refuses to let the port forward.
 func (f *fabric) waitForwarding(index int) error {
 	deadline := time.Now().Add(carrierWait)
-	for {
-		err := f.setPort(index, portForwarding)
+	for wait := time.Millisecond; ; wait = min(2*wait, 100*time.Millisecond) {
+		err := f.forward(index)
 		if !errors.Is(err, unix.ENETDOWN) || time.Now().After(deadline) {
 			return err
 		}
-		time.Sleep(time.Millisecond)
+		time.Sleep(wait)
 	}
 }
 
-// setPort sets a bridge port's state.
-func (f *fabric) setPort(index int, state byte) error {
+// forward sets the port's state.
+func (f *fabric) forward(index int) error {
 	req := nl.NewNetlinkRequest(unix.RTM_SETLINK, unix.NLM_F_ACK)
 	req.Sockets = f.route
 	msg := nl.NewIfInfomsg(unix.AF_BRIDGE)
 	msg.Index = int32(index)
 	req.AddData(msg)
 	info := nl.NewRtAttr(unix.IFLA_PROTINFO|unix.NLA_F_NESTED, nil)
-	info.AddRtAttr(nl.IFLA_BRPORT_STATE, []byte{state})
+	info.AddRtAttr(nl.IFLA_BRPORT_STATE, []byte{portForwarding})
 	req.AddData(info)
 	if _, err := req.Execute(unix.NETLINK_ROUTE, 0); err != nil {
-		return fmt.Errorf("set state %d of bridge port %d: %w", state, index, err)
+		return fmt.Errorf("make bridge port %d forward: %w", index, err)
 	}
 	return nil
 }

@@ -16,14 +16,14 @@ func (h *Host) host() *Host { return h }
 type faults struct {
 	mu      sync.Mutex // guards all, and the order of changes in the switch
 	cut     map[int]bool
-	down    map[int]bool
 	oneWay  map[pair]bool
 	noPeers map[int]bool
 	loss    map[int]int
 }
 
-// Cut blocks the node's switch port, silently: the node keeps its carrier and sees only silence. The fault has taken
-// effect when Cut returns.
+// Cut makes the switch drop all that comes from the node or goes to it. The node keeps its carrier and sees only
+// silence. The fault has taken effect when Cut returns, after some 50 microseconds: blocking the bridge port instead would
+// need the kernel's RTNL lock, which others can hold for seconds.
 func (n *Node) Cut() error { return n.setCut(true) }
 
 // Heal undoes Cut.
@@ -32,42 +32,25 @@ func (n *Node) Heal() error { return n.setCut(false) }
 func (n *Node) setCut(cut bool) error {
 	f := n.lab.lockFaults()
 	defer f.mu.Unlock()
-	state := byte(portForwarding)
-	if cut {
-		state = portListening
-	}
-	if !f.down[n.port] { // a port that is down has no state; LinkUp sets it
-		if err := n.lab.sw.setPort(n.port, state); err != nil {
-			return fmt.Errorf("cut %s: %w", n.name, err)
-		}
-	}
 	setIn(&f.cut, n.port, cut)
 	n.lab.log.Debug("fault", "node", n.name, "cut", cut)
-	return nil
+	return n.lab.block(f)
 }
 
 // LinkDown takes the node's carrier away.
 func (n *Node) LinkDown() error { return n.setCarrier(false) }
 
-// LinkUp undoes LinkDown and returns when frames pass again. A node that is also Cut is cut again when LinkUp returns.
-func (n *Node) LinkUp() error { return n.setCarrier(true) }
-
-func (n *Node) setCarrier(up bool) error {
-	f := n.lab.lockFaults()
-	defer f.mu.Unlock()
-	if err := n.lab.sw.setCarrier(n.port, up); err != nil {
-		return fmt.Errorf("set link of %s: %w", n.name, err)
-	}
-	setIn(&f.down, n.port, !up)
-	n.lab.log.Debug("fault", "node", n.name, "link", up)
-	if !up {
-		return nil
-	}
-	// The bridge makes a port that got its carrier forward, whatever it was before.
-	if err := n.lab.sw.waitForwarding(n.port); err != nil || !f.cut[n.port] {
+// LinkUp undoes LinkDown and returns when frames pass again.
+func (n *Node) LinkUp() error {
+	if err := n.setCarrier(true); err != nil {
 		return err
 	}
-	return n.lab.sw.setPort(n.port, portListening)
+	return n.lab.sw.waitForwarding(n.port)
+}
+
+func (n *Node) setCarrier(up bool) error {
+	n.lab.log.Debug("fault", "node", n.name, "link", up)
+	return n.lab.sw.setCarrier(n.port, up)
 }
 
 // OneWay drops, or no longer drops, every frame that goes from one host to another; the other direction is not touched.
@@ -112,11 +95,11 @@ func (l *Lab) Loss(n *Node, percent int) error {
 func (l *Lab) ClearFaults() error {
 	var errs []error
 	for _, n := range l.nodes {
-		errs = append(errs, n.LinkUp(), n.Heal())
+		errs = append(errs, n.LinkUp())
 	}
 	f := l.lockFaults()
 	defer f.mu.Unlock()
-	f.oneWay, f.noPeers, f.loss = nil, nil, nil
+	f.cut, f.oneWay, f.noPeers, f.loss = nil, nil, nil, nil
 	return errors.Join(append(errs, l.block(f), l.sw.filter.lose(nil))...)
 }
 
@@ -127,22 +110,29 @@ func (l *Lab) lockFaults() *faults {
 
 // block tells the switch which pairs follow from the faults.
 func (l *Lab) block(f *faults) error {
-	ports := make([]int, len(l.nodes))
+	nodes := make([]int, len(l.nodes))
 	for i, n := range l.nodes {
-		ports[i] = n.port
+		nodes[i] = n.port
 	}
-	return l.sw.filter.block(f.pairs(ports))
+	return l.sw.filter.block(f.pairs(nodes, l.client.port))
 }
 
-func (f *faults) pairs(nodes []int) map[pair]bool {
+func (f *faults) pairs(nodes []int, client int) map[pair]bool {
 	all := map[pair]bool{}
 	maps.Copy(all, f.oneWay)
-	for n := range f.noPeers {
-		for _, peer := range nodes {
-			if peer != n {
-				all[pair{n, peer}], all[pair{peer, n}] = true, true
+	separate := func(port int, others ...int) {
+		for _, other := range others {
+			if other != port {
+				all[pair{port, other}], all[pair{other, port}] = true, true
 			}
 		}
+	}
+	for n := range f.noPeers {
+		separate(n, nodes...)
+	}
+	for n := range f.cut {
+		separate(n, nodes...)
+		separate(n, client)
 	}
 	return all
 }
