@@ -1,8 +1,6 @@
 package main
 
 import (
-	"os"
-
 	"github.com/spf13/cobra"
 
 	"github.com/pintle-lb/pintle/manifests"
@@ -28,11 +26,9 @@ func newManifestSystemd() *cobra.Command {
 			return err
 		},
 	}
-	exe, err := os.Executable()
-	if err != nil {
-		exe = "/usr/local/bin/pintle"
-	}
-	c.Flags().StringVar(&u.Exe, "exe", exe, "path of the pintle program on the machine")
-	c.Flags().StringVarP(&u.Config, "config", "c", "/etc/pintle/pintle.yaml", "configuration file on the machine")
+	c.Flags().StringVar(&u.Binary, "binary", "", "path of the program on the machine (default /usr/local/bin/pintle)")
+	c.Flags().StringVarP(&u.Config, "config", "c", "", "configuration file on the machine (default /etc/pintle/pintle.yaml)")
+	c.Flags().StringVar(&u.Instance, "instance", "", "name of the instance, as in the configuration (default default)")
+	c.Flags().StringVar(&u.User, "user", "", "user that runs it and owns the keys (default root, with three capabilities)")
 	return c
 }
