@@ -6,8 +6,11 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"runtime"
 	"strings"
 	"syscall"
+
+	"golang.org/x/sys/unix"
 )
 
 // maxOutput is how much of a command's output is kept, in bytes; the rest is read and dropped.
@@ -29,10 +32,11 @@ func command(name string, args []string) func(context.Context) error {
 		cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 		cmd.Cancel = func() error { return killGroup(cmd.Process) }
 		cmd.WaitDelay = grace / 2 // a child that left the group may hold the pipe of the output
-		err := cmd.Run()
-		if cmd.Process != nil {
-			_ = killGroup(cmd.Process) // there may be children of it
+		if err := start(cmd); err != nil {
+			return err
 		}
+		err := cmd.Wait()
+		_ = killGroup(cmd.Process) // there may be children of it
 		if errors.Is(err, exec.ErrWaitDelay) {
 			err = nil // the program itself ended well
 		}
@@ -44,6 +48,40 @@ func command(name string, args []string) func(context.Context) error {
 		}
 		return err
 	}
+}
+
+// start starts the program from a thread of its own, from which it inherits no more than it needs. The thread is never
+// unlocked, so it ends with its goroutine.
+func start(cmd *exec.Cmd) error {
+	started := make(chan error)
+	go func() {
+		runtime.LockOSThread()
+		err := ordinary()
+		if err == nil {
+			err = cmd.Start()
+		}
+		started <- err
+	}()
+	return <-started
+}
+
+// ordinary takes what this thread has of Pintle's away: real-time scheduling, under which a busy check could starve
+// the election, and ambient capabilities (capabilities(7); a program that root runs has those of the bounding set).
+func ordinary() error {
+	if err := unix.Prctl(unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0); err != nil {
+		return fmt.Errorf("drop ambient capabilities: %w", err)
+	}
+	now, err := unix.SchedGetAttr(0, 0)
+	if err != nil {
+		return fmt.Errorf("read scheduling: %w", err)
+	}
+	if now.Policy != unix.SCHED_RR && now.Policy != unix.SCHED_FIFO {
+		return nil
+	}
+	if err := unix.SchedSetAttr(0, &unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_NORMAL}, 0); err != nil {
+		return fmt.Errorf("leave real-time scheduling: %w", err)
+	}
+	return nil
 }
 
 // killGroup kills all that are still in the group that p leads. While one of them lives no other process gets the
