@@ -1,7 +1,9 @@
 package node
 
 import (
+	"context"
 	"slices"
+	"time"
 
 	"github.com/pintle-lb/pintle/vip"
 )
@@ -10,6 +12,24 @@ import (
 type linkState struct {
 	index   int
 	carrier bool
+}
+
+// watchLinks follows the links until ctx ends. When the kernel refuses to tell of
+// them, what was last known stays, and it asks again.
+func (n *Node) watchLinks(ctx context.Context) {
+	const first, last = time.Second, 30 * time.Second
+	for wait := first; ; wait = min(2*wait, last) {
+		err := vip.WatchLinks(ctx, func(links []vip.Link) { wait = first; n.linksChanged(links) })
+		if ctx.Err() != nil {
+			return
+		}
+		n.log.Warn("cannot follow the links, trying again", "err", err)
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(wait):
+		}
+	}
 }
 
 // linksChanged takes the links of the host: their hardware addresses are told to

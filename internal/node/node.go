@@ -10,7 +10,10 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"strings"
+	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -28,8 +31,12 @@ import (
 // seat is the one seat of a Raft cluster: the control plane.
 const seat = "control-plane"
 
-// drainLimit is how long a node that is told to stop may take to hand over.
-const drainLimit = 10 * time.Second
+// Limits of a stop. What a stuck kernel keeps this process from letting go of
+// ends by the kernel's lifetimes, and is swept at the next start.
+const (
+	drainLimit = 10 * time.Second // to hand over and let go
+	closeLimit = 3 * time.Second  // to end after that, and after a second signal
+)
 
 // A Node is one running Pintle.
 type Node struct {
@@ -47,6 +54,7 @@ type Node struct {
 	checks   []atomic.Pointer[health.Status]
 	macs     atomic.Pointer[[]string]
 	links    map[string]linkState // of WatchLinks; owned by its goroutine
+	tally    tally
 	realtime bool
 	socket   net.Listener
 	http     net.Listener // nil when off
@@ -54,33 +62,66 @@ type Node struct {
 
 // Run runs a node until ctx ends, then hands over, lets go of everything and
 // returns. now, when closed, cuts that short. The configuration must have been
-// resolved.
+// resolved. It returns an error for what a person or a restart must mend; after
+// one that says that the process is held up, end the process.
 func Run(ctx context.Context, now <-chan struct{}, cfg *config.Config, version string, log *slog.Logger) (err error) {
 	n := &Node{cfg: cfg, version: version, log: log, started: time.Now(), links: map[string]linkState{}}
 	if n.realtime, err = goRealtime(cfg.Raft.Realtime, log); err != nil {
 		return err
 	}
-	if err := n.open(); err != nil {
-		return errors.Join(err, n.close())
-	}
-	return errors.Join(n.run(ctx, now), n.close())
+	ended := make(chan error, 1)
+	ctx, failed := context.WithCancel(ctx)
+	// Not in an errgroup: nothing can wait for a call that the kernel does not end.
+	go func() {
+		err := n.open()
+		if err == nil {
+			err = n.run(ctx, now, failed)
+		}
+		ended <- errors.Join(err, n.close())
+	}()
+	return await(ctx, now, ended)
 }
+
+// await waits for the end of the node, but not for ever once it is to stop.
+func await(ctx context.Context, now <-chan struct{}, ended <-chan error) error {
+	select {
+	case err := <-ended:
+		return err
+	case <-ctx.Done():
+	}
+	limit := time.NewTimer(drainLimit + closeLimit)
+	defer limit.Stop()
+	select {
+	case err := <-ended:
+		return err
+	case <-now:
+		limit.Reset(closeLimit)
+	case <-limit.C:
+		return errHeldUp
+	}
+	select {
+	case err := <-ended:
+		return err
+	case <-limit.C:
+		return errHeldUp
+	}
+}
+
+var errHeldUp = errors.New("stop: a call into the kernel does not end: what is left goes by the kernel's lifetimes or at the next start")
 
 // open acquires what the node needs. What was opened is closed by close, also
 // after an error.
 func (n *Node) open() (err error) {
-	c := n.cfg
-	tls := pki.Files{CA: c.Raft.TLS.CA, Cert: c.Raft.TLS.Cert, Key: c.Raft.TLS.Key}
-	if n.creds, err = pki.Open(tls, n.log); err != nil {
+	if err := n.openCreds(); err != nil {
 		return err
 	}
 	if err := n.openHost(); err != nil {
 		return err
 	}
 	if n.elector, err = leader.OpenRaft(n.raftConfig()); err != nil {
-		return err
+		return inUse(err, "raft.listen")
 	}
-	for _, h := range c.Health {
+	for _, h := range n.cfg.Health {
 		p, err := health.New(health.Check(h))
 		if err != nil {
 			return err
@@ -89,15 +130,50 @@ func (n *Node) open() (err error) {
 	}
 	n.checks = make([]atomic.Pointer[health.Status], len(n.probers))
 	n.agent = agent.New(n.agentConfig())
-	if n.socket, err = status.ListenSocket(status.Socket(c.Server.RunDir, c.Instance)); err != nil {
+	return n.openServers()
+}
+
+func (n *Node) openCreds() (err error) {
+	t := n.cfg.Raft.TLS
+	if n.creds, err = pki.Open(pki.Files{CA: t.CA, Cert: t.Cert, Key: t.Key}, n.log); err != nil {
 		return err
 	}
-	if c.Server.Listen.IsValid() {
-		if n.http, err = net.Listen("tcp", c.Server.Listen.String()); err != nil {
-			return fmt.Errorf("serve metrics and probes: %w", err)
-		}
+	return CheckName(n.creds, n.cfg)
+}
+
+// CheckName reports an error unless the certificate is this node's: the others
+// would refuse it.
+func CheckName(creds *pki.Source, cfg *config.Config) error {
+	if names := creds.Names(); !slices.Contains(names, cfg.Node) {
+		return fmt.Errorf("check certificate: %s: is for %s, not for this node, %s (`pintle raft certs %s` makes one)",
+			cfg.Raft.TLS.Cert, strings.Join(names, ", "), cfg.Node, cfg.Node)
 	}
 	return nil
+}
+
+func (n *Node) openServers() (err error) {
+	c := n.cfg.Server
+	if n.socket, err = status.ListenSocket(status.Socket(c.RunDir, n.cfg.Instance)); err != nil {
+		return err
+	}
+	if !c.Listen.IsValid() {
+		return nil
+	}
+	if n.http, err = net.Listen("tcp", c.Listen.String()); err != nil {
+		return inUse(fmt.Errorf("serve metrics and probes: %w", err), "server.listen")
+	}
+	return nil
+}
+
+// inUse adds what to do about an address that cannot be listened on.
+func inUse(err error, key string) error {
+	switch {
+	case errors.Is(err, syscall.EADDRINUSE):
+		return fmt.Errorf("%w (stop what uses it, or choose another port: %s)", err, key)
+	case errors.Is(err, syscall.EADDRNOTAVAIL):
+		return fmt.Errorf("%w (no link of this host has it: correct %s)", err, key)
+	}
+	return err
 }
 
 // openHost opens the parts that touch the host's network. A witness has none.
@@ -132,7 +208,7 @@ func (n *Node) raftConfig() leader.RaftConfig {
 		out.Join = append(out.Join, netip.AddrPortFrom(a.Address, c.Self().Address.Port()).String())
 	}
 	if n.holds() {
-		out.Free = n.free
+		out.Free = func(ctx context.Context) error { return Free(ctx, c) }
 	}
 	return out
 }
@@ -179,30 +255,50 @@ func (v voice) Set(ctx context.Context, want []agent.Target) ([]agent.Target, er
 	return out, err
 }
 
-// free reports an error while another station answers for one of the addresses
-// (RFC 5227 2.1.1).
-func (n *Node) free(ctx context.Context) error {
-	for _, a := range n.cfg.Addresses {
+// Free reports an error while other stations answer for addresses of the
+// configuration (RFC 5227 2.1.1). It asks for all of them at once, in 4 to 7 s.
+func Free(ctx context.Context, cfg *config.Config) error {
+	var g errgroup.Group
+	var mu sync.Mutex // guards errs
+	var errs []error
+	for _, a := range cfg.Addresses {
 		for _, l := range a.Links {
-			mac, found, err := arp.Probe(ctx, l, a.Address)
-			switch {
-			case err != nil:
-				return fmt.Errorf("look for another owner of %s: %w", a.Address, err)
-			case found:
-				return fmt.Errorf("%s is in use by %s on %s: take it away there, or choose another address", a.Address, mac, l)
-			}
+			g.Go(func() error {
+				mac, found, err := arp.Probe(ctx, l, a.Address)
+				if err == nil && found {
+					err = &InUseError{Address: a.Address, Link: l, MAC: mac}
+				}
+				mu.Lock()
+				defer mu.Unlock()
+				errs = append(errs, err)
+				return nil
+			})
 		}
 	}
-	return nil
+	_ = g.Wait() // none returns an error
+	return errors.Join(errs...)
 }
 
-// run runs the parts until the node has let go.
-func (n *Node) run(stop context.Context, now <-chan struct{}) error {
+// An InUseError says that another station answers for an address.
+type InUseError struct {
+	Address netip.Addr
+	Link    string
+	MAC     string
+}
+
+func (e *InUseError) Error() string {
+	return fmt.Sprintf("%s is in use by %s on %s: take it away there, or choose another address", e.Address, e.MAC, e.Link)
+}
+
+// run runs the parts until the node has let go. When a part fails it calls
+// failed, so that the others' end has a limit too.
+func (n *Node) run(stop context.Context, now <-chan struct{}, failed func()) error {
 	ctx, cancel := context.WithCancel(context.WithoutCancel(stop))
 	defer cancel()
 	g, ctx := errgroup.WithContext(ctx)
+	defer context.AfterFunc(ctx, failed)()
 	g.Go(func() error { return n.creds.Run(ctx) })
-	g.Go(func() error { return n.elector.Run(ctx, n.agent.Seat) })
+	g.Go(func() error { return n.elector.Run(ctx, n.termChanged) })
 	g.Go(func() error { return n.agent.Run(ctx) })
 	n.runHost(ctx, g)
 	for i, p := range n.probers {
@@ -230,7 +326,13 @@ func (n *Node) runHost(ctx context.Context, g *errgroup.Group) {
 	}
 	g.Go(func() error { return n.binder.Run(ctx) })
 	g.Go(func() error { return n.speaker.Run(ctx) })
-	g.Go(func() error { return vip.WatchLinks(ctx, n.linksChanged) })
+	g.Go(func() error { n.watchLinks(ctx); return nil })
+}
+
+// termChanged takes a report of the elector.
+func (n *Node) termChanged(seat string, t leader.Term) {
+	n.tally.see(t)
+	n.agent.Seat(seat, t)
 }
 
 // drain waits until the node is to stop, and then until it has handed over.
@@ -254,10 +356,14 @@ func (n *Node) drain(ctx, stop context.Context, now <-chan struct{}) {
 	}
 }
 
+// close closes what open opened. A directory that others still use stays.
 func (n *Node) close() error {
 	var errs []error
-	if n.socket != nil {
-		if err := n.socket.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
+	for _, ln := range []net.Listener{n.socket, n.http} {
+		if ln == nil {
+			continue
+		}
+		if err := ln.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
 			errs = append(errs, err)
 		}
 	}
@@ -267,8 +373,8 @@ func (n *Node) close() error {
 	if n.elector != nil {
 		errs = append(errs, n.elector.Close())
 	}
-	if n.binder != nil {
-		_ = os.Remove(n.cfg.Server.RunDir) // only if nobody else uses it
+	if n.socket != nil || n.binder != nil {
+		_ = os.Remove(n.cfg.Server.RunDir) // it goes only if it is empty
 	}
 	return errors.Join(errs...)
 }
@@ -282,7 +388,8 @@ func (n *Node) checked(i int, s health.Status) {
 func (n *Node) look() *status.Report {
 	r := &status.Report{Version: n.version, Instance: n.cfg.Instance, Snapshot: *n.agent.Snapshot(), Raft: n.elector.Status(),
 		Cert: status.Certificate{Names: n.creds.Names(), NotAfter: n.creds.NotAfter()}, Realtime: n.realtime,
-		LoopAge: n.agent.LoopAge(), Started: n.started}
+		LoopAge: n.agent.LoopAge(), Started: n.started, Witness: n.cfg.Self().Role == config.RoleWitness, Candidate: n.holds(),
+		Elections: n.tally.count()}
 	for i := range n.checks {
 		if s := n.checks[i].Load(); s != nil {
 			r.Checks = append(r.Checks, *s)

@@ -17,7 +17,6 @@ var (
 	holding       = desc("seat_holding", "1 while this node holds the seat with a valid lease.", "seat")
 	holderInfo    = desc("seat_holder_info", "Always 1; who holds the seat, as this node sees it, is a label.", "seat", "holder")
 	epoch         = desc("seat_epoch", "Grows with every election.", "seat")
-	changes       = desc("holder_changes_total", "Changes of holder that this node saw.")
 	losses        = desc("seat_losses_total", "Times this node stopped holding.")
 	takeover      = desc("takeover_seconds", "How long this node's last take-over took, from standing to the first claim.", "seat")
 	healthy       = desc("healthy", "1 while this node is fit to hold an address.")
@@ -34,8 +33,9 @@ var (
 	defended      = desc("defences_total", "Bursts sent against claims of other stations.", "address", "link")
 	writeErrors   = desc("neighbor_write_errors_total", "Frames that could not be sent.", "address", "link")
 	peerAlive     = desc("peer_alive", "1 while the peer is heard.", "peer")
-	peerVoter     = desc("peer_voter", "1 if the peer has a vote.", "peer")
+	voter         = desc("member_voter", "1 if the member has a vote; this node is one too.", "member")
 	promise       = desc("promise_seconds", "T: how long a voter keeps its word to a holder.")
+	elections     = desc("elections_total", "Elections that this node saw: new moved the seat, same gave it to its holder again, empty found none.", "result")
 	certExpiry    = desc("certificate_expiry_timestamp_seconds", "When this node's certificate or its CA expires.")
 	muted         = desc("link_muted", "1 while the kernel is kept from claiming on the link.", "link")
 	realtime      = desc("realtime", "1 while the threads run under real-time scheduling.")
@@ -56,9 +56,13 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	m.flag(healthy, r.Healthy)
 	m.flag(ready, r.Ready)
 	m.flag(realtime, r.Realtime)
-	m.count(changes, r.Changes)
 	m.count(losses, r.Losses)
-	m.gauge(promise, r.Raft.T.Seconds())
+	m.count(elections, r.Elections.New, "new")
+	m.count(elections, r.Elections.Same, "same")
+	m.count(elections, r.Elections.Empty, "empty")
+	if r.Raft.Cluster != "" {
+		m.gauge(promise, r.Raft.T.Seconds())
+	}
 	m.gauge(loopAge, r.LoopAge.Seconds())
 	if !r.Cert.NotAfter.IsZero() {
 		m.gauge(certExpiry, float64(r.Cert.NotAfter.UnixNano())/float64(time.Second))
@@ -66,13 +70,17 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	m.seats(r)
 	m.wire(r)
 	for _, h := range r.Checks {
-		m.flag(checkHealthy, h.Healthy, h.Name)
+		if h.Known {
+			m.flag(checkHealthy, h.Healthy, h.Name)
+		}
 		m.count(checkRuns, h.Checks, h.Name)
 		m.count(checkFailures, h.Failures, h.Name)
 	}
 	for _, p := range r.Raft.Members {
-		m.flag(peerAlive, p.Alive, p.Name)
-		m.flag(peerVoter, p.Voter, p.Name)
+		if !p.Self {
+			m.flag(peerAlive, p.Alive, p.Name)
+		}
+		m.flag(voter, p.Voter, p.Name)
 	}
 }
 
@@ -108,7 +116,7 @@ func (m sink) seats(r *Report) {
 	}
 	last := map[string]float64{}
 	for _, t := range r.Takeovers {
-		last[t.Seat] = t.Announced / 1000
+		last[t.Seat] = t.Announced / 1000 // the last of a seat counts
 	}
 	for seat, s := range last {
 		m.gauge(takeover, s, seat)

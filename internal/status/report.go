@@ -4,7 +4,6 @@
 package status
 
 import (
-	"slices"
 	"time"
 
 	"github.com/pintle-lb/pintle/arp"
@@ -19,17 +18,29 @@ import (
 type Report struct {
 	Version  string `json:"version"`
 	Instance string `json:"instance"`
-	Ready    bool   `json:"ready"` // a member that knows who holds the seat, healthy, and its loop turns
+	State    State  `json:"state"`
+	Explain  string `json:"explain"` // the state in words
+	Ready    bool   `json:"ready"`   // a member that knows who holds the seat, healthy, and its loop turns
 	NotReady string `json:"notReady,omitempty"`
 	agent.Snapshot
-	Raft     leader.RaftStatus `json:"raft"`
-	Checks   []health.Status   `json:"checks"`
-	Wire     []Wire            `json:"wire"`
-	Mute     vip.Mute          `json:"mute"`
-	Cert     Certificate       `json:"certificate"`
-	Realtime bool              `json:"realtime"` // threads run under SCHED_RR
-	LoopAge  time.Duration     `json:"loopAge"`
-	Started  time.Time         `json:"started"`
+	Witness   bool              `json:"witness"`   // as configured
+	Candidate bool              `json:"candidate"` // likewise
+	Raft      leader.RaftStatus `json:"raft"`
+	Elections Elections         `json:"elections"`
+	Checks    []health.Status   `json:"checks"`
+	Wire      []Wire            `json:"wire"`
+	Mute      vip.Mute          `json:"mute"`
+	Cert      Certificate       `json:"certificate"`
+	Realtime  bool              `json:"realtime"` // threads run under SCHED_RR
+	LoopAge   time.Duration     `json:"loopAge"`
+	Started   time.Time         `json:"started"`
+}
+
+// Elections counts those that this node saw since it was started.
+type Elections struct {
+	New   uint64 `json:"new"`   // another node than before holds, or the first one
+	Same  uint64 `json:"same"`  // the same node holds again: nothing had to move
+	Empty uint64 `json:"empty"` // terms without a holder that this node heard of
 }
 
 // Wire is what happened on a link for one address.
@@ -49,25 +60,3 @@ const maxLoopAge = 10 * time.Second
 
 // Live reports whether the loop turns.
 func (r *Report) Live() bool { return r.LoopAge < maxLoopAge }
-
-// judge fills in Ready.
-func (r *Report) judge() {
-	self := slices.IndexFunc(r.Raft.Members, func(m leader.Member) bool { return m.Self })
-	switch {
-	case !r.Live():
-		r.NotReady = "the loop is stuck"
-	case r.Draining:
-		r.NotReady = "this node is stopping"
-	case r.Raft.Removed:
-		r.NotReady = "this node was removed from the cluster: to join again, move its state directory away"
-	case r.Raft.Cluster == "" || self < 0:
-		r.NotReady = "this node has not joined the cluster: " + r.Raft.Phase
-	case !r.Raft.Members[self].Voter && len(r.Raft.Members) > 2:
-		r.NotReady = "this node has no vote yet"
-	case r.Raft.Leader == "":
-		r.NotReady = "no leader is known: an election needs a majority of the voters"
-	case !r.Healthy:
-		r.NotReady = "unhealthy: " + r.Unhealthy
-	}
-	r.Ready = r.NotReady == ""
-}

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"syscall"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -34,23 +35,36 @@ type Server struct {
 func Socket(runDir, instance string) string { return filepath.Join(runDir, instance+".sock") }
 
 // ListenSocket makes the status socket, for its owner alone. A socket that a
-// dead process left is replaced; the instance lock must be held.
+// dead process left is replaced; one that is answered is not.
 func ListenSocket(path string) (net.Listener, error) {
+	if conn, err := net.DialTimeout("unix", path, time.Second); err == nil {
+		conn.Close()
+		return nil, fmt.Errorf("status socket: another pintle of this instance is running: it answers at %s", path)
+	}
+	ln, err := listenUnix(path)
+	for range 10 { // the last one of other instances takes the directory away when it stops
+		if !errors.Is(err, os.ErrNotExist) {
+			break
+		}
+		ln, err = listenUnix(path)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("status socket: %w", err)
+	}
+	return ln, nil
+}
+
+func listenUnix(path string) (net.Listener, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return nil, err
 	}
 	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, err
 	}
-	ln, err := net.Listen("unix", path)
-	if err != nil {
-		return nil, fmt.Errorf("status socket: %w", err)
-	}
-	if err := os.Chmod(path, 0o600); err != nil {
-		ln.Close()
-		return nil, err
-	}
-	return ln, nil
+	// Not chmod afterwards: until then others could connect. Nothing else makes files at the start.
+	before := syscall.Umask(0o177)
+	defer syscall.Umask(before)
+	return net.Listen("unix", path)
 }
 
 // ServeSocket answers on the status socket until ctx ends.
@@ -71,6 +85,10 @@ func (s *Server) ServeSocket(ctx context.Context, ln net.Listener) error {
 
 // ServeHTTP answers probes and metrics until ctx ends.
 func (s *Server) ServeHTTP(ctx context.Context, ln net.Listener) error {
+	return serve(ctx, ln, s.httpHandler())
+}
+
+func (s *Server) httpHandler() http.Handler {
 	reg := prometheus.NewRegistry()
 	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), collector{s})
 	mux := http.NewServeMux()
@@ -82,7 +100,7 @@ func (s *Server) ServeHTTP(ctx context.Context, ln net.Listener) error {
 	}))
 	mux.HandleFunc("GET /readyz", s.probe(func(r *Report) string { return r.NotReady }))
 	mux.Handle("GET /metrics", promhttp.HandlerFor(reg, promhttp.HandlerOpts{}))
-	return serve(ctx, ln, mux)
+	return mux
 }
 
 func (s *Server) report() *Report {
