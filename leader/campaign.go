@@ -3,6 +3,7 @@ package leader
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"time"
 
@@ -24,7 +25,7 @@ type campaign struct {
 	keeper    *keeper
 	t         time.Duration
 	began     time.Time
-	voters    func() int              // in the latest configuration
+	voters    func() []string         // in the latest configuration
 	better    func(id string) bool    // the peer goes before this node
 	rank      func(leader string) int // how many reachable nodes but leader go before this one
 	standBack func() bool
@@ -57,6 +58,8 @@ func (c *campaign) poke() {
 var (
 	errYields = errors.New("another candidate goes first")
 	errBack   = errors.New("stands back for a better candidate")
+
+	errStranger = errors.New("not a voter")
 )
 
 // begin is asked before each pre-vote request that goes out.
@@ -78,7 +81,7 @@ func (c *campaign) begin() error {
 
 // answered takes the outcome of a pre-vote request and passes it on.
 func (c *campaign) answered(err error, granted bool) error {
-	voters := c.voters()
+	voters := len(c.voters())
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if !granted {
@@ -97,6 +100,9 @@ func (c *campaign) answered(err error, granted bool) error {
 // asked decides about a peer's pre-vote that no promise forbids. A nil answer
 // leaves the decision to Raft, which by then has forgotten its old leader.
 func (c *campaign) asked(from string, logTerm, logIndex uint64) error {
+	if v := c.voters(); len(v) > 0 && !slices.Contains(v, from) {
+		return errStranger
+	}
 	if t, i := c.lastEntry(); logTerm < t || logTerm == t && logIndex < i {
 		if c.raft.State() == raft.Follower {
 			c.poke() // it cannot win: run instead of it

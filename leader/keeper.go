@@ -35,7 +35,7 @@ func (k *keeper) admit(current uint64, a Ask) error {
 func (k *keeper) judge(current uint64, a Ask) (dropped bool, err error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if a.Kind == Append && a.T > k.word.Longest() {
+	if longest, _ := k.store.Promised(); a.Kind == Append && a.T > longest {
 		if err := k.store.Promise(a.T); err != nil {
 			return false, err
 		}
@@ -48,6 +48,17 @@ func (k *keeper) judge(current uint64, a Ask) (dropped bool, err error) {
 		return true, nil
 	}
 	return false, nil
+}
+
+// settle lets the node promise t again, and no more, once no longer promise
+// stands: after a restart, and after the cluster agreed on a shorter one.
+func (k *keeper) settle(t time.Duration) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if !k.word.Settle(k.clock(), t) {
+		return nil
+	}
+	return k.store.Settled(t) // writes when something changed: once per change of T
 }
 
 // drop ends the lease. The caller holds mu.
@@ -77,15 +88,18 @@ func (k *keeper) extend(voter string, term uint64, sent Instant, t time.Duration
 	if k.lease != nil && k.term == term && k.lease.Extend(until) {
 		return false
 	}
+	k.lease.Revoke()
 	k.lease, k.term = NewLease(k.clock, until), term
 	return true
 }
 
-// current is the lease that was given out last, nil when it was taken back. It
-// may have run out.
+// current is the lease that was given out last and its term, nil when it is over.
 func (k *keeper) current() (*Lease, uint64) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	if k.lease != nil && !k.lease.Valid() {
+		k.drop() // what was reported as over stays over
+	}
 	return k.lease, k.term
 }
 
@@ -93,14 +107,10 @@ func (k *keeper) current() (*Lease, uint64) {
 // taken back when not.
 func (k *keeper) allow(yes bool) {
 	k.mu.Lock()
-	had := k.lease != nil
+	defer k.mu.Unlock()
 	k.allowed = yes
-	if !yes && had {
+	if !yes && k.lease != nil {
 		k.drop()
-	}
-	k.mu.Unlock()
-	if !yes && had {
-		k.changed()
 	}
 }
 

@@ -28,6 +28,7 @@ type reply struct {
 	Leader  string        `json:"leader,omitempty"` // ask there
 	Cluster string        `json:"cluster,omitempty"`
 	T       time.Duration `json:"t,omitempty"`
+	Agreed  uint64        `json:"agreed,omitempty"` // the log index at which T was agreed on
 }
 
 const (
@@ -53,7 +54,7 @@ func (r *Raft) consider(from string, q question) reply {
 	s, id := r.session, r.id
 	r.mu.Unlock()
 	if id.Cluster == "" || s == nil {
-		return reply{Fresh: id.Cluster == "", Error: "not a member of a cluster yet"}
+		return reply{Cluster: id.Cluster, Fresh: id.Cluster == "", Error: "not ready yet"}
 	}
 	if s.leads() == 0 {
 		addr, _ := s.raft.LeaderWithID()
@@ -86,7 +87,7 @@ func (r *Raft) consider(from string, q question) reply {
 	if err != nil {
 		return reply{Cluster: id.Cluster, Error: err.Error()}
 	}
-	return reply{Cluster: id.Cluster, T: id.T}
+	return reply{Cluster: id.Cluster, T: id.T, Agreed: id.Agreed}
 }
 
 // askAt asks the member at addr, and the leader it names.
@@ -174,7 +175,10 @@ func (r *Raft) join(ctx context.Context) error {
 	for ctx.Err() == nil {
 		out := r.askAround(ctx)
 		if out.cluster != "" {
-			return r.joined(out.cluster, out.t)
+			if err := r.store.Clear(); err != nil { // of a start that did not get further
+				return err
+			}
+			return r.joined(out.cluster, out.t, out.agreed)
 		}
 		if out.known {
 			quiet = 0
@@ -205,6 +209,7 @@ func (r *Raft) setPhase(why string) {
 type outcome struct {
 	cluster string // joined it
 	t       time.Duration
+	agreed  uint64
 	known   bool // somebody belongs to a cluster
 	fresh   int  // configured peers that belong to none
 	errs    []string
@@ -232,7 +237,7 @@ func (r *Raft) askAround(ctx context.Context) outcome {
 		case err != nil:
 			out.errs = append(out.errs, err.Error())
 		case a.Error == "" && a.Cluster != "":
-			out.cluster, out.t = a.Cluster, a.T
+			out.cluster, out.t, out.agreed = a.Cluster, a.T, a.Agreed
 			return out
 		case a.Fresh && p.name != "":
 			out.fresh++
@@ -280,7 +285,7 @@ func (r *Raft) start() error {
 	if err != nil {
 		return err
 	}
-	return r.joined(randomID(8), r.cfg.Profile.T())
+	return r.joined(randomID(8), r.cfg.Profile.T(), 0)
 }
 
 func (r *Raft) identity() identity {
@@ -298,22 +303,15 @@ func (r *Raft) bootstrapLog(conf raft.Configuration, index, term uint64) error {
 		Data: raft.EncodeConfiguration(conf), AppendedAt: time.Now()})
 }
 
-// joined keeps that this node is a member. The identity is on disk first, so
-// that whoever trusts the node's answers can find its state again.
-func (r *Raft) joined(cluster string, t time.Duration) error {
-	r.mu.Lock()
-	r.id.Cluster, r.phase = cluster, ""
-	if t > 0 {
-		r.id.T = t
-	}
-	err := r.dir.saveIdentity(r.id)
-	r.mu.Unlock()
-	if err != nil {
+// joined keeps that this node is a member. The identity comes last on disk: a
+// member without a state file is refused at the next start.
+func (r *Raft) joined(cluster string, t time.Duration, agreed uint64) error {
+	id := r.identity()
+	id.Cluster, id.T, id.Agreed = cluster, t, agreed
+	if err := r.adopt(id); err != nil {
 		return err
 	}
-	if err := r.store.Promise(r.identity().T); err != nil {
-		return err
-	}
+	r.setPhase("")
 	r.log.Info("member of a cluster", "peer", r.cfg.Node, "cluster", cluster)
 	r.publish()
 	return nil
@@ -333,6 +331,8 @@ func (s *session) admit(q question) error {
 		switch {
 		case m.ID == id && string(m.Address) == q.Address:
 			return nil
+		case nodeName(m.ID) == q.Name && m.ID != id && s.alive(m.ID):
+			return fmt.Errorf("%s is up as %s: two nodes cannot have one name", q.Name, m.ID)
 		case nodeName(m.ID) == q.Name && m.ID != id:
 			if err := s.removeServer(m); err != nil {
 				return fmt.Errorf("replace %s: %w", m.ID, err)
@@ -343,6 +343,13 @@ func (s *session) admit(q question) error {
 	}
 	s.r.log.Info("a node joins", "peer", q.Name, "addr", q.Address)
 	return s.raft.AddNonvoter(id, raft.ServerAddress(q.Address), 0, askLimit/2).Error()
+}
+
+// alive reports whether a member, this node included, was heard lately.
+func (s *session) alive(id raft.ServerID) bool {
+	s.r.mu.Lock()
+	defer s.r.mu.Unlock()
+	return id == s.transport.id || s.r.peers[id].fresh(s.t)
 }
 
 // remove takes a node out of the cluster that this node leads.
@@ -360,34 +367,29 @@ func (s *session) remove(name string) error {
 // removeServer removes a member while the rest can go on without it.
 func (s *session) removeServer(m raft.Server) error {
 	var rest, alive int
-	s.r.mu.Lock()
 	for _, v := range s.r.store.latest() {
 		if v == string(m.ID) {
 			continue
 		}
 		rest++
-		if p, ok := s.r.peers[raft.ServerID(v)]; v == string(s.transport.id) || ok && p.fresh(s.t) {
+		if s.alive(raft.ServerID(v)) {
 			alive++
 		}
 	}
-	s.r.mu.Unlock()
 	if alive < rest/2+1 {
 		return fmt.Errorf("only %d of the %d voters that would be left answer: bring one back first", alive, rest)
 	}
 	s.r.log.Info("a node leaves", "peer", nodeName(m.ID), "addr", string(m.Address))
-	if err := s.raft.RemoveServer(m.ID, 0, askLimit/2).Error(); err != nil {
-		return err
-	}
-	s.r.mu.Lock()
-	delete(s.r.peers, m.ID)
-	s.r.mu.Unlock()
-	return nil
+	return s.raft.RemoveServer(m.ID, 0, askLimit/2).Error()
 }
 
-// tend gives votes to members and proposes what the cluster must agree on, while
-// this node leads.
+// tend writes down what could wait and, while this node leads, gives votes to
+// members and proposes what the cluster must agree on.
 func (s *session) tend(ctx context.Context) {
 	for ctx.Err() == nil {
+		if err := errors.Join(s.r.keeper.settle(s.t), s.r.store.Flush()); err != nil {
+			s.r.log.Error("cannot keep this node's state", "err", err)
+		}
 		if s.leads() != 0 {
 			s.agree()
 			s.promote()
@@ -401,6 +403,10 @@ func (s *session) agree() {
 	if s.r.fsm.get().T != 0 {
 		return
 	}
+	err := s.raft.Barrier(time.Second).Error() // all that was agreed on before is known after it
+	if err != nil || s.r.fsm.get().T != 0 {
+		return
+	}
 	if err := s.propose(agreement{T: s.t}, time.Second); err != nil {
 		s.r.log.Debug("cannot propose the profile", "err", err)
 	}
@@ -409,7 +415,7 @@ func (s *session) agree() {
 // promote gives votes in pairs: two voters survive less than one. Nodes that
 // are behind or away wait.
 func (s *session) promote() {
-	ready := s.ready()
+	ready := s.caughtUp()
 	voters := len(s.r.store.latest())
 	n := len(ready) / 2 * 2
 	if voters%2 == 0 {
@@ -424,8 +430,8 @@ func (s *session) promote() {
 	}
 }
 
-// ready are the members without a vote that have caught up, best first.
-func (s *session) ready() []raft.Server {
+// caughtUp are the members without a vote that have caught up, best first.
+func (s *session) caughtUp() []raft.Server {
 	s.r.mu.Lock()
 	defer s.r.mu.Unlock()
 	var ready []raft.Server

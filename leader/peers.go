@@ -45,14 +45,15 @@ func (p peerState) fresh(t time.Duration) bool {
 
 // ours is what this node tells.
 func (r *Raft) ours() Hello {
+	var macs []string
+	if r.cfg.MACs != nil {
+		macs = r.cfg.MACs()
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	h := Hello{Name: r.cfg.Node, ID: string(r.id.serverID()), Version: r.cfg.Version, Min: protocolMin, Max: protocolMax,
-		T: r.id.T, Healthy: r.healthy, Wants: r.wanted, Candidate: r.self.Candidate, Witness: r.self.Witness, Priority: r.self.Priority}
-	if r.cfg.MACs != nil {
-		h.MACs = r.cfg.MACs()
-	}
-	if r.session != nil && r.session.raft != nil {
+		T: r.id.T, Healthy: r.healthy, Wants: r.wanted, Candidate: r.self.Candidate, Witness: r.self.Witness, Priority: r.self.Priority, MACs: macs}
+	if r.session != nil {
 		h.LastIndex = r.session.raft.LastIndex()
 	}
 	return h
@@ -64,7 +65,11 @@ func (r *Raft) met(h Hello) Hello {
 	return r.ours()
 }
 
+// hear keeps what a member says.
 func (r *Raft) hear(id raft.ServerID, h Hello) {
+	if nodeName(id) != h.Name || !slices.ContainsFunc(r.store.servers(), func(m raft.Server) bool { return m.ID == id }) {
+		return
+	}
 	r.mu.Lock()
 	old := r.peers[id]
 	r.peers[id] = peerState{hello: h, heard: time.Now()}
@@ -72,6 +77,18 @@ func (r *Raft) hear(id raft.ServerID, h Hello) {
 	r.mu.Unlock()
 	if news {
 		r.publish()
+	}
+}
+
+// forget drops what was heard from nodes that are no members any more.
+func (r *Raft) forget() {
+	members := r.store.servers()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for id := range r.peers {
+		if !slices.ContainsFunc(members, func(m raft.Server) bool { return m.ID == id }) {
+			delete(r.peers, id)
+		}
 	}
 }
 
@@ -92,6 +109,7 @@ func (s *session) greetAll(ctx context.Context) {
 	busy := make(map[raft.ServerID]chan struct{})
 	for ctx.Err() == nil {
 		h := s.r.ours()
+		s.r.forget()
 		for _, m := range s.r.store.servers() {
 			if m.ID == s.transport.id {
 				continue
@@ -99,13 +117,14 @@ func (s *session) greetAll(ctx context.Context) {
 			if busy[m.ID] == nil {
 				busy[m.ID] = make(chan struct{}, 1)
 			}
+			turn := busy[m.ID]
 			select {
-			case busy[m.ID] <- struct{}{}:
+			case turn <- struct{}{}:
 			default:
 				continue // the last one is still under way
 			}
 			wg.Go(func() {
-				defer func() { <-busy[m.ID] }()
+				defer func() { <-turn }()
 				s.greet(m, h)
 			})
 		}

@@ -178,8 +178,8 @@ func (r *Raft) openState() (err error) {
 	}
 	r.fsm = &settings{changed: r.agreed}
 	r.keeper = &keeper{clock: r.cfg.Clock, store: r.store, changed: r.publish, word: NewWord(string(r.id.serverID()), r.id.T)}
-	if !fresh {
-		r.keeper.word.Restarted(r.cfg.Clock(), max(r.id.T, r.store.Promised()), !strict)
+	if longest, votesLost := r.store.Promised(); !fresh {
+		r.keeper.word.Restarted(r.cfg.Clock(), max(r.id.T, longest), votesLost)
 	}
 	return nil
 }
@@ -244,10 +244,14 @@ func (r *Raft) Set(want []string) {
 	wanted := len(want) > 0 && want[0] == r.cfg.Seat
 	r.mu.Lock()
 	r.wanted = wanted
+	r.permit()
 	r.mu.Unlock()
-	r.keeper.allow(wanted && r.canHold())
-	r.wake()
+	r.publish()
 }
+
+// permit lets the keeper give out leases, or not. The caller holds mu, and
+// publishes.
+func (r *Raft) permit() { r.keeper.allow(r.wanted && r.session != nil && r.canHold()) }
 
 // SetHealthy implements [Ranker].
 func (r *Raft) SetHealthy(healthy bool) {
@@ -312,10 +316,10 @@ func (r *Raft) term() Term {
 	}
 	s := r.session
 	t.Epoch = s.raft.CurrentTerm()
-	lease, _ := r.keeper.current()
+	lease, term := r.keeper.current()
 	switch id := s.leader(); {
 	case lease != nil:
-		t.Holder, t.Lease = r.cfg.Node, lease
+		t.Holder, t.Lease, t.Epoch = r.cfg.Node, lease, term
 		t.Successor = r.successor(true)
 	case id == "" || id == r.id.serverID():
 	case !r.peers[id].hello.excluded():

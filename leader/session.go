@@ -3,9 +3,11 @@ package leader
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -21,9 +23,13 @@ type session struct {
 	raft      *raft.Raft
 	transport *transport
 	campaign  *campaign
+	ready     chan struct{} // closed when all of the above is there
 	asking    atomic.Uint64 // the term this node asks for votes in
-	handing   atomic.Bool   // a hand-over is under way
-	failed    atomic.Uint64 // hand-overs that failed in this term
+
+	handing   sync.WaitGroup
+	handOvers atomic.Int32  // under way: 0 or 1
+	failed    atomic.Uint64 // the last hand-over failed in this term
+	failedAt  atomic.Int64  // an Instant
 }
 
 // runSession runs Raft until ctx ends or the cluster agrees on another T.
@@ -47,17 +53,16 @@ func (r *Raft) runSession(ctx context.Context) error {
 		return nil
 	})
 	<-ctx.Done()
-	r.keeper.allow(false)
+	r.mu.Lock()
+	r.session = nil
+	r.permit()
+	r.mu.Unlock()
+	r.publish()
 	err = s.close()
 	if werr := g.Wait(); err == nil {
 		err = werr
 	}
-	r.mu.Lock()
-	r.session = nil
-	allowed := r.wanted && r.canHold()
-	r.mu.Unlock()
-	r.keeper.allow(allowed)
-	r.publish()
+	s.handing.Wait()
 	return err
 }
 
@@ -69,14 +74,14 @@ func (r *Raft) newSession() (*session, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &session{r: r, t: t}
-	s.transport = &transport{keeper: r.keeper, id: id, t: t,
+	s := &session{r: r, t: t, ready: make(chan struct{})}
+	s.transport = &transport{keeper: r.keeper, id: id, t: t, ready: s.ready,
 		NetworkTransport: raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
-			Stream: r.stream.layer(addr), MaxPool: connPool, MaxRPCsInFlight: 1, Timeout: t, Logger: hush(r.log)}),
+			Stream: r.stream.layer(addr, s.ready), MaxPool: connPool, MaxRPCsInFlight: 1, Timeout: t, Logger: hush(r.log)}),
 		voters: s.voters, current: s.term, hello: r.met, elected: s.ask, release: s.release,
 		rpcs: make(chan raft.RPC), done: make(chan struct{})}
 	s.campaign = &campaign{keeper: r.keeper, t: t, began: time.Now(), lastEntry: s.lastEntry,
-		voters: func() int { return len(r.store.latest()) }, better: r.better, rank: r.rank, standBack: r.standsBack}
+		voters: r.store.latest, better: r.better, rank: r.rank, standBack: r.standsBack}
 	s.transport.campaign = s.campaign
 	conf := raftConfig(id, t)
 	conf.Logger = hush(r.log)
@@ -86,8 +91,10 @@ func (r *Raft) newSession() (*session, error) {
 		return nil, err
 	}
 	s.campaign.raft, s.campaign.usual = s.raft, s.raft.ReloadableConfig()
+	close(s.ready)
 	r.mu.Lock()
 	r.session = s
+	r.permit()
 	r.mu.Unlock()
 	return s, nil
 }
@@ -109,13 +116,8 @@ func (s *session) close() error {
 	return err
 }
 
-// term is the newest term that Raft knows; 0 while it is being made.
-func (s *session) term() uint64 {
-	if s.raft == nil {
-		return 0
-	}
-	return s.raft.CurrentTerm()
-}
+// term is the newest term that Raft knows.
+func (s *session) term() uint64 { return s.raft.CurrentTerm() }
 
 func (s *session) voters() [][]string { return s.r.store.Voters(s.raft.CommitIndex()) }
 
@@ -200,19 +202,44 @@ func (s *session) supervise(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-t.C:
+			s.r.publish() // a successor may have gone
 		case <-s.r.kick:
 		}
-		if s.outdated() {
+		term := s.leads()
+		if s.outdated() && (term == 0 || !s.part(ctx, term)) || s.stuck(term) {
 			return
 		}
-		if term := s.leads(); term != 0 {
-			s.lead(term)
+		if term != 0 {
+			s.lead(ctx, term)
 		}
 	}
 }
 
+// part hands the seat over before the session ends. It returns false when there
+// is nobody to take it.
+func (s *session) part(ctx context.Context, term uint64) bool {
+	if s.handOvers.Load() > 0 {
+		return true
+	}
+	s.r.mu.Lock()
+	next := s.r.successor(false)
+	s.r.mu.Unlock()
+	if next == "" || s.failed.Load() == term {
+		return false
+	}
+	s.handOver(ctx, term, next)
+	return true
+}
+
+// stuck reports whether this node lets a term end that Raft will not end: it is
+// the only voter left.
+func (s *session) stuck(term uint64) bool {
+	voters := s.r.store.latest()
+	return term != 0 && len(voters) == 1 && voters[0] == string(s.transport.id) && s.r.keeper.silenced(term)
+}
+
 // lead gives the seat away when this node should not have it.
-func (s *session) lead(term uint64) {
+func (s *session) lead(ctx context.Context, term uint64) {
 	r := s.r
 	r.mu.Lock()
 	wanted := r.wanted && r.canHold()
@@ -220,30 +247,50 @@ func (s *session) lead(term uint64) {
 	r.mu.Unlock()
 	ended := r.keeper.ended(term)
 	switch {
-	case s.handing.Load():
+	case s.handOvers.Load() > 0:
 	case wanted && !ended:
-	case next != "" && s.failed.Load() != term:
-		s.handOver(term, next)
-	case ended && (wanted || next != ""):
-		r.keeper.fallSilent(term) // so that another term begins
+	case ended && (wanted || next != "" && s.failed.Load() == term):
+		r.keeper.fallSilent(term) // nobody may claim in it: let another begin
+	case next != "" && s.mayHandOver(term):
+		s.handOver(ctx, term, next)
 	}
 }
 
+// mayHandOver leaves a while between attempts.
+func (s *session) mayHandOver(term uint64) bool {
+	return s.failed.Load() != term || s.r.cfg.Clock().Sub(Instant(s.failedAt.Load())) > 2*s.t
+}
+
 // handOver starts a transfer; the claim ends right before it is offered.
-func (s *session) handOver(term uint64, to string) {
+func (s *session) handOver(ctx context.Context, term uint64, to string) {
 	id, addr, ok := s.r.store.server(to)
-	if !ok || !s.handing.CompareAndSwap(false, true) {
+	if !ok || !s.handOvers.CompareAndSwap(0, 1) {
 		return
 	}
-	go func() {
-		err := s.raft.LeadershipTransferToServer(id, addr).Error()
-		if err != nil {
-			s.failed.Store(term)
-			s.r.log.Warn("hand-over failed", "seat", s.r.cfg.Seat, "peer", to, "err", err)
+	s.handing.Go(func() {
+		outcome := make(chan error, 1) // Raft leaves a transfer without one when it shuts down at once
+		go func() { outcome <- s.raft.LeadershipTransferToServer(id, addr).Error() }()
+		select {
+		case err := <-outcome:
+			s.handedOver(term, to, err)
+		case <-ctx.Done():
 		}
-		s.handing.Store(false)
-		s.r.publish()
-	}()
+	})
+}
+
+func (s *session) handedOver(term uint64, to string, err error) {
+	if err != nil {
+		s.failedAt.Store(int64(s.r.cfg.Clock()))
+		s.failed.Store(term)
+		s.r.log.Warn("hand-over failed", "seat", s.r.cfg.Seat, "peer", to, "err", err)
+	}
+	s.r.mu.Lock()
+	if s.r.prefer == to {
+		s.r.prefer = "" // it was for this hand-over
+	}
+	s.r.mu.Unlock()
+	s.handOvers.Store(0)
+	s.r.publish()
 }
 
 func (s *session) release(to raft.ServerID) *Release {
@@ -273,21 +320,32 @@ func (s *session) outdated() bool {
 	return true
 }
 
-// agreed is called by Raft when the cluster has agreed.
+// agreed is called by Raft when the cluster has agreed, and again for old
+// entries after each start.
 func (r *Raft) agreed(a agreement) {
-	r.mu.Lock()
-	changed := r.id.T != a.T
-	if changed {
-		r.id.T = a.T
-		if err := r.dir.saveIdentity(r.id); err != nil {
-			r.log.Error("cannot keep the cluster's profile", "err", err)
-		}
+	id := r.identity()
+	if a.At <= id.Agreed {
+		return
 	}
-	r.mu.Unlock()
+	changed := id.T != a.T
+	id.T, id.Agreed = a.T, a.At
+	if err := r.adopt(id); err != nil {
+		r.log.Error("cannot keep the cluster's profile", "err", err)
+	}
 	if changed {
 		r.log.Info("the cluster agreed on a profile", "profile", profileOf(a.T))
 		r.wake()
 	}
+}
+
+// adopt makes an identity this node's. What it may promise from now on is on
+// disk first.
+func (r *Raft) adopt(id identity) error {
+	err := errors.Join(r.store.Promise(id.T), r.store.SetStrict(id.T > Fast.T()), r.dir.saveIdentity(id))
+	r.mu.Lock()
+	r.id = id
+	r.mu.Unlock()
+	return err
 }
 
 // propose makes the cluster agree. Only the leader can; it blocks up to timeout.

@@ -14,7 +14,8 @@ import (
 
 // agreement is what the nodes of a cluster have agreed on through Raft.
 type agreement struct {
-	T time.Duration `json:"t"` // the promise
+	T  time.Duration `json:"t"`            // the promise
+	At uint64        `json:"at,omitempty"` // index of the log entry
 }
 
 // settings is the state machine of Raft: the last agreement.
@@ -45,6 +46,7 @@ func (s *settings) Apply(l *raft.Log) any {
 	if err := json.Unmarshal(l.Data, &a); err != nil || a.T <= 0 {
 		return err
 	}
+	a.At = l.Index
 	s.set(a)
 	return nil
 }

@@ -23,6 +23,7 @@ type identity struct {
 	Node     string        `json:"node"`
 	Instance string        `json:"instance"` // made anew with an empty state directory
 	T        time.Duration `json:"t"`        // the cluster's promise, as last agreed
+	Agreed   uint64        `json:"agreed"`   // the log index at which T was agreed on
 }
 
 // serverID is the node's ID in the Raft configuration. A node that lost its
@@ -71,16 +72,22 @@ func (d *stateDir) loadIdentity(node string) (identity, error) {
 	switch {
 	case err != nil:
 		return id, err
+	case !found && d.has("state.json"):
+		return id, fmt.Errorf("%w %s: state.json is there but identity.json is not: %s", ErrState, d.path, mendHint(d.path))
 	case !found:
-		if _, err := os.Stat(d.file("state.json")); err == nil {
-			return id, fmt.Errorf("%w %s: state.json is there but identity.json is not: %s", ErrState, d.path, mendHint(d.path))
-		}
 		id = identity{Node: node, Instance: randomID(4)}
 		return id, d.saveIdentity(id)
 	case id.Node != node:
 		return id, fmt.Errorf("%w %s: belongs to node %q, this is %q: give each node a directory of its own", ErrState, d.path, id.Node, node)
+	case id.Cluster != "" && !d.has("state.json"): // its votes and its log are lost: it must not vote under this ID again
+		return id, fmt.Errorf("%w %s: identity.json is there but state.json is not: %s", ErrState, d.path, mendHint(d.path))
 	}
 	return id, nil
+}
+
+func (d *stateDir) has(name string) bool {
+	_, err := os.Stat(d.file(name))
+	return err == nil
 }
 
 func (d *stateDir) saveIdentity(id identity) error { return writeSealed(d.file("identity.json"), id) }
@@ -152,17 +159,20 @@ func readSealed(path string, v any) (found bool, err error) {
 // one small file that is replaced as a whole. What must not be forgotten
 // (configurations and commands) is on disk before StoreLogs returns. Votes,
 // terms and the empty entries of elections are on disk at once only when strict;
-// otherwise they go to disk with the next entry that must, and the node stays
-// silent after a restart (see [Word.Restarted]).
+// otherwise they follow with the next Flush, and the node stays silent after a
+// restart (see [Word.Restarted]).
 type store struct {
 	*raft.InmemStore
-	path   string // "" keeps nothing
-	strict bool
+	path string
 
-	mu       sync.Mutex // guards what follows and the order of writes
-	kept     contents
-	promised time.Duration
-	configs  []config // configuration entries in the log, oldest first
+	disk sync.Mutex // orders writes, held across them; taken before mu
+
+	mu      sync.Mutex // guards what follows; never held across I/O
+	strict  bool
+	kept    contents
+	dirty   bool     // kept is not on disk
+	configs []config // configuration entries in the log, oldest first
+	base    uint64   // index of the newest configuration that a snapshot holds
 }
 
 // contents is what state.json holds.
@@ -171,6 +181,7 @@ type contents struct {
 	Bytes    map[string][]byte `json:"bytes"`
 	Logs     []raft.Log        `json:"logs"`
 	Promised time.Duration     `json:"promised"` // the longest promise this node may have given
+	Volatile bool              `json:"volatile"` // newer votes than these may have been given
 }
 
 // A config is the cluster's configuration from one log index on.
@@ -194,15 +205,17 @@ func newConfig(index uint64, c raft.Configuration) config {
 func openStore(path string, strict bool) (s *store, fresh bool, err error) {
 	s = &store{InmemStore: raft.NewInmemStore(), path: path, strict: strict,
 		kept: contents{Uints: map[string]uint64{}, Bytes: map[string][]byte{}}}
-	if path == "" {
-		return s, true, nil
-	}
 	found, err := readSealed(path, &s.kept)
 	if err != nil || !found {
+		s.kept.Volatile = !strict
 		return s, !found, err
 	}
 	if err := s.refill(); err != nil {
 		return s, false, fmt.Errorf("%w: %s: %w: %s", ErrState, path, err, mendHint(filepath.Dir(path)))
+	}
+	if !strict && !s.kept.Volatile {
+		s.kept.Volatile = true
+		return s, false, s.save()
 	}
 	return s, false, nil
 }
@@ -246,6 +259,12 @@ func (s *store) noteConfig(c config) {
 		return
 	}
 	s.configs = slices.Insert(s.configs, i, c)
+}
+
+// noteBase remembers a configuration that a snapshot holds.
+func (s *store) noteBase(c config) {
+	s.noteConfig(c)
+	s.base = max(s.base, c.index)
 }
 
 // Voters are the sets of voters that a majority is needed of: the last committed
@@ -310,14 +329,14 @@ func openSnapshots(base raft.SnapshotStore, s *store) (*snapshots, error) {
 		return nil, fmt.Errorf("%w: %w", ErrState, err)
 	}
 	for _, m := range list {
-		s.noteConfig(newConfig(m.ConfigurationIndex, m.Configuration))
+		s.noteBase(newConfig(m.ConfigurationIndex, m.Configuration))
 	}
 	return &snapshots{base, s}, nil
 }
 
 func (s *snapshots) Create(v raft.SnapshotVersion, index, term uint64, c raft.Configuration, ci uint64, t raft.Transport) (raft.SnapshotSink, error) {
 	s.store.mu.Lock()
-	s.store.noteConfig(newConfig(ci, c))
+	s.store.noteBase(newConfig(ci, c))
 	s.store.mu.Unlock()
 	return s.SnapshotStore.Create(v, index, term, c, ci, t)
 }
@@ -325,86 +344,196 @@ func (s *snapshots) Create(v raft.SnapshotVersion, index, term uint64, c raft.Co
 // Promise makes sure that a restarted node will know that it promised up to t.
 func (s *store) Promise(t time.Duration) error {
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	if t == s.kept.Promised {
-		return nil
+	longer := t > s.kept.Promised
+	s.kept.Promised = max(t, s.kept.Promised)
+	s.mu.Unlock()
+	if longer {
+		return s.save()
 	}
-	s.kept.Promised = t
-	return s.write()
+	return nil
 }
 
-// Promised is the longest promise that the node may have given before it was
-// started.
-func (s *store) Promised() time.Duration { return s.kept.Promised }
+// Settled says that no promise longer than t stands any more, and that no vote
+// from before the last restart can matter.
+func (s *store) Settled(t time.Duration) error {
+	s.mu.Lock()
+	same := s.kept.Promised == t && s.kept.Volatile == !s.strict
+	s.kept.Promised, s.kept.Volatile = t, !s.strict
+	s.mu.Unlock()
+	if same {
+		return nil
+	}
+	return s.save()
+}
 
-func (s *store) StoreLog(l *raft.Log) error { return s.StoreLogs([]*raft.Log{l}) }
-
-func (s *store) StoreLogs(logs []*raft.Log) error {
+// Promised is the longest promise that the node may have given, and whether
+// votes may have been given that are not on disk.
+func (s *store) Promised() (t time.Duration, votesLost bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if err := s.InmemStore.StoreLogs(logs); err != nil {
+	return s.kept.Promised, s.kept.Volatile
+}
+
+// SetStrict changes whether votes are on disk at once.
+func (s *store) SetStrict(strict bool) error {
+	s.mu.Lock()
+	same := s.strict == strict
+	s.kept.Volatile = s.kept.Volatile || !strict
+	if strict {
+		s.strict = true
+	}
+	s.mu.Unlock()
+	if same {
+		return nil
+	}
+	if err := s.save(); err != nil {
 		return err
 	}
-	must := s.strict
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.strict = strict
+	return nil
+}
+
+// IsMonotonic implements [raft.MonotonicLogStore]: after the install of a
+// snapshot Raft drops the whole log instead of leaving a gap in it.
+func (s *store) IsMonotonic() bool { return true }
+
+// StoreLog implements [raft.LogStore].
+func (s *store) StoreLog(l *raft.Log) error { return s.StoreLogs([]*raft.Log{l}) }
+
+// StoreLogs implements [raft.LogStore].
+func (s *store) StoreLogs(logs []*raft.Log) error {
+	if len(logs) == 0 {
+		return nil
+	}
+	must, err := s.append(logs)
+	if err != nil || !must {
+		return err
+	}
+	return s.save()
+}
+
+func (s *store) append(logs []*raft.Log) (must bool, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := s.makeRoom(logs[0].Index); err != nil {
+		return false, err
+	}
+	if err := s.InmemStore.StoreLogs(logs); err != nil {
+		return false, err
+	}
+	must = s.strict
 	for _, l := range logs {
 		s.kept.Logs = append(s.kept.Logs, *l)
 		s.note(l)
 		must = must || l.Type == raft.LogConfiguration || l.Type == raft.LogCommand
 	}
-	if must {
-		return s.write()
+	s.dirty = true
+	return must, nil
+}
+
+// makeRoom drops what is in the way of an entry at next: entries that could not
+// be written before, or old ones that a snapshot has left behind.
+func (s *store) makeRoom(next uint64) error {
+	n := len(s.kept.Logs)
+	if n == 0 || s.kept.Logs[n-1].Index == next-1 {
+		return nil
 	}
-	return nil
+	first, last := s.kept.Logs[0].Index, s.kept.Logs[n-1].Index
+	if next <= last {
+		first = next
+	}
+	return s.drop(first, last)
 }
 
 // DeleteRange drops entries: a conflicting tail, which must be gone from disk
 // before anything else is said, or a head that a snapshot covers.
 func (s *store) DeleteRange(lo, hi uint64) error {
 	s.mu.Lock()
-	defer s.mu.Unlock()
+	err := s.drop(lo, hi)
+	s.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	return s.save()
+}
+
+// drop drops entries. The caller holds mu.
+func (s *store) drop(lo, hi uint64) error {
 	if err := s.InmemStore.DeleteRange(lo, hi); err != nil {
 		return err
 	}
 	if n := len(s.kept.Logs); n > 0 && s.kept.Logs[n-1].Index <= hi { // a tail goes, and what it configured
-		s.configs = slices.DeleteFunc(s.configs, func(c config) bool { return c.index >= lo })
+		s.configs = slices.DeleteFunc(s.configs, func(c config) bool { return c.index >= lo && c.index > s.base })
 	}
 	s.kept.Logs = slices.DeleteFunc(s.kept.Logs, func(l raft.Log) bool { return lo <= l.Index && l.Index <= hi })
-	return s.write()
-}
-
-func (s *store) Set(key, val []byte) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.kept.Bytes[string(key)] = slices.Clone(val)
-	if err := s.InmemStore.Set(key, val); err != nil {
-		return err
-	}
-	return s.writeIfStrict()
-}
-
-func (s *store) SetUint64(key []byte, val uint64) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if have, ok := s.kept.Uints[string(key)]; ok && have == val {
-		return nil
-	}
-	s.kept.Uints[string(key)] = val
-	if err := s.InmemStore.SetUint64(key, val); err != nil {
-		return err
-	}
-	return s.writeIfStrict()
-}
-
-func (s *store) writeIfStrict() error {
-	if s.strict {
-		return s.write()
-	}
+	s.dirty = true
 	return nil
 }
 
-func (s *store) write() error {
-	if s.path == "" {
+// Clear drops the whole log.
+func (s *store) Clear() error {
+	last, err := s.LastIndex()
+	if err != nil || last == 0 {
+		return err
+	}
+	return s.DeleteRange(1, last)
+}
+
+// Set implements [raft.StableStore].
+func (s *store) Set(key, val []byte) error {
+	return s.set(func() error {
+		s.kept.Bytes[string(key)] = slices.Clone(val)
+		return s.InmemStore.Set(key, val)
+	})
+}
+
+// SetUint64 implements [raft.StableStore].
+func (s *store) SetUint64(key []byte, val uint64) error {
+	return s.set(func() error {
+		s.kept.Uints[string(key)] = val
+		return s.InmemStore.SetUint64(key, val)
+	})
+}
+
+func (s *store) set(change func() error) error {
+	s.mu.Lock()
+	err, strict := change(), s.strict
+	s.dirty = true
+	s.mu.Unlock()
+	if err != nil || !strict {
+		return err
+	}
+	return s.save()
+}
+
+// Flush writes what is not on disk yet.
+func (s *store) Flush() error {
+	s.mu.Lock()
+	dirty := s.dirty
+	s.mu.Unlock()
+	if !dirty {
 		return nil
 	}
-	return writeSealed(s.path, s.kept)
+	return s.save()
+}
+
+// save writes everything. It is on disk when save returns.
+func (s *store) save() error {
+	s.disk.Lock()
+	defer s.disk.Unlock()
+	s.mu.Lock()
+	content, err := json.Marshal(s.kept)
+	s.dirty = false
+	s.mu.Unlock()
+	if err == nil {
+		err = writeSealed(s.path, json.RawMessage(content))
+	}
+	if err != nil {
+		s.mu.Lock()
+		s.dirty = true
+		s.mu.Unlock()
+	}
+	return err
 }

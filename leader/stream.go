@@ -171,8 +171,10 @@ func (s *stream) check(g greeting) error {
 	switch {
 	case g.Max < protocolMin || g.Min > protocolMax:
 		return fmt.Errorf("protocol versions %d-%d, this node speaks %d-%d: upgrade the older one", g.Min, g.Max, protocolMin, protocolMax)
-	case g.Kind == "ask":
+	case g.Kind == "ask" && (g.Cluster == "" || mine == "" || g.Cluster == mine):
 		return nil
+	case g.Kind == "ask":
+		return fmt.Errorf("cluster %s, this node belongs to cluster %s", g.Cluster, mine)
 	case g.Kind != "raft":
 		return fmt.Errorf("unknown kind of connection %q", g.Kind)
 	case mine == "":
@@ -222,37 +224,83 @@ func (s *stream) checkReply(g greeting) error {
 	return s.check(g)
 }
 
-// raftLayer is the raft.StreamLayer of one Raft instance on a stream. Closing it
-// ends only that instance's part.
+// A raftLayer is the raft.StreamLayer of one Raft instance on a stream. Closing
+// it closes its connections and leaves the listener open.
 type raftLayer struct {
 	*stream
 	addr  net.Addr
-	close func()
-	done  <-chan struct{}
+	ready <-chan struct{} // nothing is accepted before
+	done  chan struct{}
+
+	mu    sync.Mutex // guards conns
+	conns map[*raftConn]struct{}
 }
 
-func (s *stream) layer(addr net.Addr) *raftLayer {
-	done := make(chan struct{})
-	return &raftLayer{s, addr, sync.OnceFunc(func() { close(done) }), done}
+// A raftConn is a connection that its layer can close.
+type raftConn struct {
+	net.Conn
+	layer *raftLayer
+}
+
+func (c *raftConn) Close() error {
+	c.layer.mu.Lock()
+	delete(c.layer.conns, c)
+	c.layer.mu.Unlock()
+	return c.Conn.Close()
+}
+
+func (s *stream) layer(addr net.Addr, ready <-chan struct{}) *raftLayer {
+	return &raftLayer{stream: s, addr: addr, ready: ready, done: make(chan struct{}), conns: map[*raftConn]struct{}{}}
 }
 
 func (l *raftLayer) Accept() (net.Conn, error) {
 	select {
+	case <-l.ready:
+	case <-l.done:
+		return nil, net.ErrClosed
+	}
+	select {
 	case c := <-l.raftConns:
-		return c, nil
+		return l.own(c)
 	case <-l.done:
 		return nil, net.ErrClosed
 	}
 }
 
-func (l *raftLayer) Close() error   { l.close(); return nil }
+func (l *raftLayer) own(conn net.Conn) (net.Conn, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.conns == nil {
+		conn.Close()
+		return nil, net.ErrClosed
+	}
+	c := &raftConn{conn, l}
+	l.conns[c] = struct{}{}
+	return c, nil
+}
+
+// Close is called once, by Raft's transport.
+func (l *raftLayer) Close() error {
+	close(l.done)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for c := range l.conns {
+		c.Conn.Close()
+	}
+	l.conns = nil
+	return nil
+}
+
 func (l *raftLayer) Addr() net.Addr { return l.addr }
 
 func (l *raftLayer) Dial(addr raft.ServerAddress, timeout time.Duration) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), timeout)
 	defer cancel()
 	conn, _, err := l.connect(ctx, "raft", string(addr), l.nameOf(addr))
-	return conn, err
+	if err != nil {
+		return nil, err
+	}
+	return l.own(conn)
 }
 
 // maxFrame bounds what a peer can make this node read at once.

@@ -49,6 +49,7 @@ type transport struct {
 	campaign *campaign
 	id       raft.ServerID
 	t        time.Duration
+	ready    <-chan struct{} // closed when what follows may be called
 	voters   func() [][]string
 	current  func() uint64                   // newest term known to Raft
 	hello    func(h Hello) Hello             // takes a peer's hello, returns ours
@@ -163,6 +164,7 @@ func (t *transport) stamp(term uint64) []byte {
 
 // AppendEntries implements raft.Transport.
 func (t *transport) AppendEntries(id raft.ServerID, target raft.ServerAddress, args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
+	<-t.ready
 	if t.keeper.silenced(args.Term) {
 		return errSilenced
 	}
@@ -172,7 +174,7 @@ func (t *transport) AppendEntries(id raft.ServerID, target raft.ServerAddress, a
 	if err := t.NetworkTransport.AppendEntries(id, target, &a, resp); err != nil {
 		return err
 	}
-	if resp.Success && resp.Term == args.Term {
+	if resp.Success && resp.Term == args.Term && t.current() == args.Term {
 		t.keeper.acked(string(id), args.Term, sent, t.t, t.voters())
 	}
 	return nil
@@ -193,6 +195,7 @@ func (t *transport) InstallSnapshot(id raft.ServerID, target raft.ServerAddress,
 
 // RequestVote implements raft.Transport.
 func (t *transport) RequestVote(id raft.ServerID, target raft.ServerAddress, args *raft.RequestVoteRequest, resp *raft.RequestVoteResponse) error {
+	<-t.ready
 	if err := t.keeper.mayStand(args.Term); err != nil {
 		return err
 	}
@@ -204,6 +207,7 @@ func (t *transport) RequestVote(id raft.ServerID, target raft.ServerAddress, arg
 
 // RequestPreVote implements raft.WithPreVote.
 func (t *transport) RequestPreVote(id raft.ServerID, target raft.ServerAddress, args *raft.RequestPreVoteRequest, resp *raft.RequestPreVoteResponse) error {
+	<-t.ready
 	if err := t.keeper.mayStand(args.Term); err != nil {
 		return err
 	}

@@ -92,6 +92,16 @@ func (w *Word) Restarted(now Instant, t time.Duration, votesLost bool) {
 // Promised is the promise that stands: the holder and when it ends.
 func (w *Word) Promised() (holder string, until Instant) { return w.holder, w.until }
 
+// Settle shortens the longest promise to t once no longer one stands. It reports
+// whether it is t now.
+func (w *Word) Settle(now Instant, t time.Duration) bool {
+	if now < w.silent || w.until.Sub(now) > t {
+		return false
+	}
+	w.longT = t
+	return true
+}
+
 // Longest is the longest promise that this node has been asked for.
 func (w *Word) Longest() time.Duration { return w.longT }
 
@@ -150,9 +160,9 @@ func (w *Word) promise(now Instant, a Ask) {
 	}
 	w.longT = max(w.longT, a.T)
 	if w.holder != a.From {
-		w.until = 0
+		w.until, w.term = 0, 0
 	}
-	w.holder, w.term = a.From, a.Term
+	w.holder, w.term = a.From, max(w.term, a.Term) // requests may overtake each other
 	w.until = max(w.until, now.Add(w.longT))
 }
 
