@@ -1,0 +1,67 @@
+# Needs Go, make and git. `make test` and `make bench` install what else they need with scripts/setup.sh.
+
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+SOURCES := go.mod go.sum $(shell find cmd internal leader vip arp manifests -type f)
+LINT    := build/tools/golangci-lint
+
+# One race-checked run of the packages that are mostly goroutines or pure code. It needs a C compiler.
+RACE := ./leader/... ./arp ./internal/agent ./internal/config ./internal/health ./internal/node ./internal/status
+
+FUZZTIME ?= 20s
+FAULTS   ?= 1000
+BENCH    ?= failover,idle
+
+export GOFLAGS += -buildvcs=false
+
+.PHONY: all
+all: build
+
+.PHONY: help
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
+
+.PHONY: build
+build: build/pintle ## the program, static: build/pintle
+
+build/pintle: $(SOURCES)
+	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o $@ ./cmd/pintle
+
+# LAB=require makes a test fail that cannot make network namespaces; without, it is skipped.
+.PHONY: test
+test: ## vet and all tests (LAB=require: none may be skipped for want of rights)
+	scripts/setup.sh test
+	go vet ./...
+	go test -timeout 20m $(TESTFLAGS) ./...
+
+.PHONY: race
+race: ## the tests of the concurrent packages with the race detector (needs gcc)
+	scripts/setup.sh race
+	CGO_ENABLED=1 go test -race -timeout 30m $(TESTFLAGS) $(RACE)
+
+.PHONY: lint
+lint: $(LINT) ## golangci-lint, of the version that tools/lint names
+	$(LINT) run ./...
+
+$(LINT): tools/lint/go.mod tools/lint/go.sum
+	go build -C tools/lint -o $(CURDIR)/$@ github.com/golangci/golangci-lint/v2/cmd/golangci-lint
+
+.PHONY: demo
+demo: build ## three machines, one address, and four faults
+	build/pintle demo
+
+.PHONY: bench
+bench: build ## Pintle beside keepalived (BENCH=failover or idle, RUNS=n); figures go to build/bench/
+	scripts/setup.sh bench
+	go run ./test/bench -pintle build/pintle -out build/bench -bench $(BENCH) $(if $(RUNS),-runs $(RUNS)) $(BENCHFLAGS)
+
+.PHONY: soak
+soak: build ## 1,000 faults in a row, about an hour (FAULTS=n)
+	go run ./test/soak -pintle build/pintle -faults $(FAULTS) $(SOAKFLAGS)
+
+.PHONY: fuzz
+fuzz: ## each fuzz test for FUZZTIME
+	scripts/fuzz.sh $(FUZZTIME)
+
+.PHONY: clean
+clean: ## remove what was built
+	rm -rf build
