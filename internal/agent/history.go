@@ -36,7 +36,6 @@ type history struct {
 	takeovers []Takeover
 	changes   uint64 // of holder, as this node saw it
 	losses    uint64 // times this node stopped holding
-	healthAt  time.Time
 }
 
 // note compares what is true with what was, and keeps the difference.

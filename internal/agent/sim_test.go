@@ -38,18 +38,17 @@ type simConf struct {
 }
 
 type simMsg struct {
-	at        time.Duration
-	from, to  string
-	kind      string // append, appended, vote, voted, timeout
-	term      uint64
-	t         time.Duration
-	sent      leader.Instant // sender's clock, echoed
-	release   *leader.Release
-	transfer  bool
-	conf      simConf // sender's latest
-	commit    uint64
-	ok        bool
-	successor bool
+	at       time.Duration
+	from, to string
+	kind     string // append, appended, vote, voted, timeout
+	term     uint64
+	t        time.Duration
+	sent     leader.Instant // sender's clock, echoed
+	release  *leader.Release
+	transfer bool
+	conf     simConf // sender's latest
+	commit   uint64
+	ok       bool
 }
 
 // A simNode is one machine.
@@ -75,7 +74,6 @@ type simNode struct {
 	holder        string // as known
 	contact       leader.Instant
 	votes         map[string]bool
-	viaTransfer   bool
 	commit        uint64
 	beatAt        leader.Instant
 	tryAt         leader.Instant
