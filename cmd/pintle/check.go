@@ -5,15 +5,17 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
+	"net/netip"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
-	"github.com/pintle-lb/pintle/arp"
 	"github.com/pintle-lb/pintle/internal/config"
+	"github.com/pintle-lb/pintle/internal/node"
 	"github.com/pintle-lb/pintle/internal/status"
 	"github.com/pintle-lb/pintle/leader/pki"
 	"github.com/pintle-lb/pintle/vip"
@@ -23,9 +25,10 @@ func newCheck() *cobra.Command {
 	var s settings
 	var offline bool
 	c := &cobra.Command{
-		Use: "check", Short: "Check the configuration and this machine, and print what is in effect", Args: cobra.NoArgs,
+		Use: "check", Short: "Check the configuration and this machine, and print what is in effect", Args: args(0, 0),
 		Long: `Check the configuration file, then this machine: interfaces, rights, certificates, ports, and whether someone else has
-the address. All problems are printed at once. Nothing is changed. Then the configuration is printed with all defaults.`,
+the address. All problems are printed at once, and nothing is changed. If there are none, the configuration is printed
+with all defaults. Exit status: 0 if all is well, 2 if there are problems.`,
 		RunE: func(c *cobra.Command, _ []string) error {
 			cfg, err := s.load(c.ErrOrStderr())
 			if err != nil {
@@ -51,23 +54,33 @@ the address. All problems are printed at once. Nothing is changed. Then the conf
 
 // preflight checks the machine and returns all that is wrong as one error.
 func preflight(ctx context.Context, w io.Writer, cfg *config.Config) error {
-	running := status.NewClient(status.Socket(cfg.Server.RunDir, cfg.Instance)).Running(ctx)
 	errs := []error{resolve(w, cfg), checkRights(cfg), checkFiles(cfg)}
-	if running {
+	if node.CheckRealtime() != nil {
+		if cfg.Raft.Realtime == config.RealtimeRequire {
+			errs = append(errs, problem(cfg, "raft.realtime", errors.New("require: this process may not have it: give it CAP_SYS_NICE, or set auto")))
+		} else if cfg.Raft.Realtime == config.RealtimeAuto {
+			fmt.Fprintln(w, "warning: no real-time scheduling (CAP_SYS_NICE): a busy machine may disturb elections")
+		}
+	}
+	if status.NewClient(status.Socket(cfg.Server.RunDir, cfg.Instance)).Running(ctx) {
 		fmt.Fprintf(w, "warning: a pintle of instance %s is running here: ports and the address were not checked\n", cfg.Instance)
 	} else {
 		errs = append(errs, checkPorts(cfg), checkFree(ctx, cfg))
 	}
-	var bad []string
-	for _, err := range errs {
-		if err != nil {
-			bad = append(bad, err.Error())
-		}
-	}
-	if len(bad) > 0 {
-		return &badInput{strings.Join(bad, "\n")}
+	return together(errs...)
+}
+
+// together makes one error of all that are wrong.
+func together(errs ...error) error {
+	if err := errors.Join(errs...); err != nil {
+		return &badInput{err.Error()}
 	}
 	return nil
+}
+
+// problem is an error of this machine in the form of those of the file.
+func problem(cfg *config.Config, path string, err error) error {
+	return errors.New(config.Problem{File: cfg.File, Path: path, Message: err.Error()}.String())
 }
 
 // checkRights names the capabilities that this process lacks.
@@ -76,25 +89,31 @@ func checkRights(cfg *config.Config) error {
 	if !cfg.Self().Candidate || len(missing) == 0 {
 		return nil
 	}
-	return &badInput{fmt.Sprintf("this process lacks %s: run it as root, or give it %s (the unit of `pintle manifest systemd` does)",
-		strings.Join(missing, " and "), strings.Join(missing, ","))}
+	return fmt.Errorf("this process lacks %s: run it as root, or give it %s (the unit of `pintle manifest systemd` does)",
+		strings.Join(missing, " and "), strings.Join(missing, ","))
 }
 
 func checkFiles(cfg *config.Config) error {
-	_, err := pki.Open(pki.Files{CA: cfg.Raft.TLS.CA, Cert: cfg.Raft.TLS.Cert, Key: cfg.Raft.TLS.Key}, nil)
-	return err
+	creds, err := pki.Open(pki.Files{CA: cfg.Raft.TLS.CA, Cert: cfg.Raft.TLS.Cert, Key: cfg.Raft.TLS.Key}, nil)
+	if err == nil {
+		err = node.CheckName(creds, cfg)
+	}
+	if err != nil {
+		return problem(cfg, "raft.tls", err)
+	}
+	return nil
 }
 
 func checkPorts(cfg *config.Config) error {
-	var errs []error
-	places := []string{cfg.Raft.Listen.String()}
+	places := map[string]netip.AddrPort{"raft.listen": cfg.Raft.Listen}
 	if cfg.Server.Listen.IsValid() {
-		places = append(places, cfg.Server.Listen.String())
+		places["server.listen"] = cfg.Server.Listen
 	}
-	for _, a := range places {
-		ln, err := net.Listen("tcp", a)
+	var errs []error
+	for _, path := range slices.Sorted(maps.Keys(places)) {
+		ln, err := net.Listen("tcp", places[path].String())
 		if err != nil {
-			errs = append(errs, fmt.Errorf("%w: stop what uses it, or choose another in the configuration", err))
+			errs = append(errs, problem(cfg, path, node.InUse(err)))
 			continue
 		}
 		ln.Close()
@@ -103,26 +122,18 @@ func checkPorts(cfg *config.Config) error {
 }
 
 // checkFree asks the network whether someone answers for the addresses. The
-// holder of a running cluster does, so this only warns when peers may be up.
+// holder of a running cluster does, and may.
 func checkFree(ctx context.Context, cfg *config.Config) error {
 	if !cfg.Self().Candidate || len(vip.CheckCapabilities()) > 0 {
 		return nil
 	}
-	var errs []error
-	for _, a := range cfg.Addresses {
-		for _, l := range a.Links {
-			ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
-			mac, found, err := arp.Probe(ctx, l, a.Address)
-			cancel()
-			switch {
-			case err != nil:
-				errs = append(errs, fmt.Errorf("probe for %s on %s: %w", a.Address, l, err))
-			case found && !peerUp(ctx, cfg):
-				errs = append(errs, fmt.Errorf("%s is in use by %s on %s, and no peer is up: take it away there, or choose another address", a.Address, mac, l))
-			}
-		}
+	ctx, cancel := context.WithTimeout(ctx, 15*time.Second)
+	defer cancel()
+	err := node.Free(ctx, cfg)
+	if used := (*node.InUseError)(nil); !errors.As(err, &used) || !peerUp(ctx, cfg) {
+		return err
 	}
-	return errors.Join(errs...)
+	return nil
 }
 
 // peerUp reports whether another configured node accepts connections.

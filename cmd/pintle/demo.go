@@ -13,7 +13,7 @@ import (
 func newDemo() *cobra.Command {
 	var o demo.Options
 	c := &cobra.Command{
-		Use: "demo", Short: "Show three nodes and a client on this machine, and what faults do to the address", Args: cobra.NoArgs,
+		Use: "demo", Short: "Show three nodes and a client on this machine, and what faults do to the address", Args: args(0, 0),
 		Long: `Start three nodes and a client in network namespaces of this machine, elect a holder, then break things one after the
 other. For each fault it prints who held the address, who took it, the longest gap the client saw, its lost questions,
 and the questions that two nodes answered, which must be none. It exits with 1 if there were any, or if a fault was
@@ -38,7 +38,7 @@ func newDemoEcho() *cobra.Command {
 	var number uint8
 	var port int
 	c := &cobra.Command{
-		Use: "demo-echo", Hidden: true, Args: cobra.NoArgs, Short: "Answer UDP questions with a number",
+		Use: "demo-echo", Hidden: true, Args: args(0, 0), Short: "Answer UDP questions with a number",
 		RunE: func(c *cobra.Command, _ []string) error {
 			if err := netlab.RunEcho(c.Context(), number, port); err != nil {
 				return fmt.Errorf("echo: %w", err)

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -43,24 +44,51 @@ type badInput struct{ text string }
 func (b *badInput) Error() string { return b.text }
 
 func newRoot() *cobra.Command {
-	root := &cobra.Command{
-		Use:           "pintle",
-		Short:         "Keeps an address on exactly one healthy machine",
-		SilenceUsage:  true,
-		SilenceErrors: true,
-		Args:          cobra.NoArgs,
-	}
+	root := group("pintle", "Keeps an address on exactly one healthy machine")
+	root.SilenceUsage, root.SilenceErrors = true, true
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return &badInput{fmt.Sprintf("%v\nsee: %s --help", err, c.CommandPath())}
 	})
 	root.CompletionOptions.HiddenDefaultCmd = true
+	root.CompletionOptions.DisableNoDescFlag = true
 	root.AddCommand(newRun(), newCheck(), newStatus(), newDemo(), newDemoEcho(), newRaft(), newManifest(), newVersion())
 	return root
 }
 
+// group is a command that only has others below it.
+func group(use, short string) *cobra.Command {
+	return &cobra.Command{
+		Use: use, Short: short,
+		RunE: func(c *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return c.Help()
+			}
+			text := fmt.Sprintf("%q is no command of %s", args[0], c.CommandPath())
+			if near := c.SuggestionsFor(args[0]); len(near) > 0 {
+				text += "; did you mean " + strings.Join(near, " or ") + "?"
+			}
+			return &badInput{text + "\nsee: " + c.CommandPath() + " --help"}
+		},
+		Args: cobra.ArbitraryArgs, SuggestionsMinimumDistance: 2,
+	}
+}
+
+// args accepts so many arguments.
+func args(least, most int) cobra.PositionalArgs {
+	return func(c *cobra.Command, args []string) error {
+		switch n := len(args); {
+		case n < least:
+			return &badInput{fmt.Sprintf("%s: something is missing: %s", c.CommandPath(), c.UseLine())}
+		case n > most:
+			return &badInput{fmt.Sprintf("%s: %q is too much: %s", c.CommandPath(), args[most], c.UseLine())}
+		}
+		return nil
+	}
+}
+
 func newVersion() *cobra.Command {
 	return &cobra.Command{
-		Use: "version", Short: "Print the version", Args: cobra.NoArgs,
+		Use: "version", Short: "Print the version", Args: args(0, 0),
 		Run: func(c *cobra.Command, _ []string) { fmt.Fprintln(c.OutOrStdout(), "pintle", version) },
 	}
 }

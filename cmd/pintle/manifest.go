@@ -7,7 +7,7 @@ import (
 )
 
 func newManifest() *cobra.Command {
-	c := &cobra.Command{Use: "manifest", Short: "Print what installs Pintle", Args: cobra.NoArgs}
+	c := group("manifest", "Print what installs Pintle")
 	c.AddCommand(newManifestSystemd())
 	return c
 }
@@ -15,7 +15,7 @@ func newManifest() *cobra.Command {
 func newManifestSystemd() *cobra.Command {
 	var u manifests.Unit
 	c := &cobra.Command{
-		Use: "systemd", Short: "Print a systemd unit", Args: cobra.NoArgs,
+		Use: "systemd", Short: "Print a systemd unit", Args: args(0, 0),
 		Example: "  pintle manifest systemd > /etc/systemd/system/pintle.service",
 		RunE: func(c *cobra.Command, _ []string) error {
 			out, err := manifests.SystemdUnit(u)

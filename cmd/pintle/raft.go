@@ -7,6 +7,7 @@ import (
 	"io"
 	"io/fs"
 	"net/netip"
+	"os"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -19,7 +20,7 @@ import (
 )
 
 func newRaft() *cobra.Command {
-	c := &cobra.Command{Use: "raft", Short: "Look after the cluster that elects", Args: cobra.NoArgs}
+	c := group("raft", "Look after the cluster that elects")
 	c.AddCommand(newMembers(), newTransfer(), newRemove(), newProfile(), newCerts(), newRecover())
 	return c
 }
@@ -27,9 +28,9 @@ func newRaft() *cobra.Command {
 func newMembers() *cobra.Command {
 	var s settings
 	c := &cobra.Command{
-		Use: "members", Short: "List the members as this node sees them", Args: cobra.NoArgs,
+		Use: "members", Short: "List the members as this node sees them", Args: args(0, 0),
 		RunE: func(c *cobra.Command, _ []string) error {
-			cl, err := s.client(c.ErrOrStderr())
+			cl, err := s.client()
 			if err != nil {
 				return err
 			}
@@ -76,13 +77,13 @@ func printMembers(w io.Writer, r *status.Report) error {
 }
 
 // action is a command that has the running node do something with a name.
-func action(use, short, what string, args cobra.PositionalArgs, done func(name string) string) *cobra.Command {
+func action(use, short, what string, accept cobra.PositionalArgs, done func(name string) string) *cobra.Command {
 	var s settings
 	c := &cobra.Command{
-		Use: use, Short: short, Args: args,
+		Use: use, Short: short, Args: accept,
 		RunE: func(c *cobra.Command, args []string) error {
 			name := strings.Join(args, "")
-			cl, err := s.client(c.ErrOrStderr())
+			cl, err := s.client()
 			if err != nil {
 				return err
 			}
@@ -98,7 +99,7 @@ func action(use, short, what string, args cobra.PositionalArgs, done func(name s
 }
 
 func newTransfer() *cobra.Command {
-	return action("transfer [NODE]", "Move the address to another node, without losing a packet", "transfer", cobra.MaximumNArgs(1),
+	return action("transfer [NODE]", "Move the address to another node, without losing a packet", "transfer", args(0, 1),
 		func(name string) string {
 			if name == "" {
 				return "the holder hands over to the best other node; see: pintle status"
@@ -108,14 +109,14 @@ func newTransfer() *cobra.Command {
 }
 
 func newRemove() *cobra.Command {
-	return action("remove NODE", "Take a node out of the cluster for good", "remove", cobra.ExactArgs(1), func(name string) string {
+	return action("remove NODE", "Take a node out of the cluster for good", "remove", args(1, 1), func(name string) string {
 		return name + " is no member any more; before it joins again, move its state directory away"
 	})
 }
 
 func newProfile() *cobra.Command {
 	return action("profile NAME", "Change how fast the whole cluster notices a dead holder: fast, default or wan", "profile",
-		cobra.ExactArgs(1), func(name string) string {
+		args(1, 1), func(name string) string {
 			return "the cluster changes to " + name + "; write it into each node's configuration too"
 		})
 }
@@ -174,7 +175,7 @@ func newRecover() *cobra.Command {
 	var s settings
 	var force bool
 	c := &cobra.Command{
-		Use: "recover", Short: "Start a new cluster from this node after a majority was lost for good", Args: cobra.NoArgs,
+		Use: "recover", Short: "Start a new cluster from this node after a majority was lost for good", Args: args(0, 0),
 		Long: `Make a new cluster out of this stopped node. Use it only when a majority of the voters is lost for good: were they still
 running, two clusters would fight for one address. The new cluster has another ID, so the lost nodes are refused until
 their state directories are moved away; then they join as new members.`,
@@ -182,6 +183,12 @@ their state directories are moved away; then they join as new members.`,
 			cfg, err := s.load(c.ErrOrStderr())
 			if err != nil {
 				return err
+			}
+			if _, err := os.Stat(cfg.Raft.StateDir); err != nil { // else it would be made
+				return &badInput{fmt.Sprintf("look for the state directory: %v; this node was never a member of a cluster", err)}
+			}
+			if status.NewClient(status.Socket(cfg.Server.RunDir, cfg.Instance)).Running(c.Context()) {
+				return &badInput{"this node is running: stop it first"}
 			}
 			if !force && !confirm(c, cfg.Raft.StateDir) {
 				return &badInput{"nothing was changed; say yes, or give --force-new-cluster"}

@@ -14,24 +14,23 @@ import (
 func newRun() *cobra.Command {
 	var s settings
 	c := &cobra.Command{
-		Use: "run", Short: "Run this node until SIGTERM, then hand over and let go of everything", Args: cobra.NoArgs,
+		Use: "run", Short: "Run this node until SIGTERM, then hand over and let go of everything", Args: args(0, 0),
 		Long: "Run this node until SIGTERM or SIGINT, then hand over and let go of everything. A second signal stops it at once.",
 		RunE: func(c *cobra.Command, _ []string) error {
 			cfg, err := s.load(c.ErrOrStderr())
 			if err != nil {
 				return err
 			}
-			if err := resolve(c.ErrOrStderr(), cfg); err != nil {
-				return err
-			}
-			if err := checkRights(cfg); err != nil {
-				return err
-			}
 			log, err := s.logger(c.ErrOrStderr(), cfg)
 			if err != nil {
 				return err
 			}
-			if err := node.Run(c.Context(), second(), cfg, version, log); err != nil {
+			if err := together(resolve(c.ErrOrStderr(), cfg), checkRights(cfg), checkFiles(cfg)); err != nil {
+				return err
+			}
+			signals := make(chan os.Signal, 2)
+			signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+			if err := node.Run(c.Context(), second(signals), cfg, version, log); err != nil {
 				return fmt.Errorf("run %s: %w", cfg.Node, err)
 			}
 			return nil
@@ -43,10 +42,8 @@ func newRun() *cobra.Command {
 	return c
 }
 
-// second is closed by the second signal to stop.
-func second() <-chan struct{} {
-	signals := make(chan os.Signal, 2)
-	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+// second is closed when a second signal comes.
+func second(signals <-chan os.Signal) <-chan struct{} {
 	done := make(chan struct{})
 	go func() {
 		<-signals

@@ -80,9 +80,10 @@ func (s *settings) logger(w io.Writer, cfg *config.Config) (*slog.Logger, error)
 	return nil, &badInput{fmt.Sprintf("--log-format %q: want text or json", format)}
 }
 
-// client asks the running node that the configuration is of.
-func (s *settings) client(w io.Writer) (*status.Client, error) {
-	cfg, err := s.load(w)
+// client asks the running node that the configuration is of. That one has warned
+// when it was started.
+func (s *settings) client() (*status.Client, error) {
+	cfg, err := s.load(io.Discard)
 	if err != nil {
 		return nil, err
 	}

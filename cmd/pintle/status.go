@@ -17,12 +17,12 @@ func newStatus() *cobra.Command {
 	var output string
 	var watch bool
 	c := &cobra.Command{
-		Use: "status", Short: "Say who holds the address, since when and why, as this node sees it", Args: cobra.NoArgs,
+		Use: "status", Short: "Say who holds the address, since when and why, as this node sees it", Args: args(0, 0),
 		RunE: func(c *cobra.Command, _ []string) error {
 			if output != "text" && output != "json" {
 				return &badInput{fmt.Sprintf("--output %q: want text or json", output)}
 			}
-			cl, err := s.client(c.ErrOrStderr())
+			cl, err := s.client()
 			if err != nil {
 				return err
 			}

@@ -119,7 +119,7 @@ func (n *Node) open() (err error) {
 		return err
 	}
 	if n.elector, err = leader.OpenRaft(n.raftConfig()); err != nil {
-		return inUse(err, "raft.listen")
+		return InUse(err)
 	}
 	for _, h := range n.cfg.Health {
 		p, err := health.New(health.Check(h))
@@ -160,18 +160,18 @@ func (n *Node) openServers() (err error) {
 		return nil
 	}
 	if n.http, err = net.Listen("tcp", c.Listen.String()); err != nil {
-		return inUse(fmt.Errorf("serve metrics and probes: %w", err), "server.listen")
+		return InUse(fmt.Errorf("serve metrics and probes: %w", err))
 	}
 	return nil
 }
 
-// inUse adds what to do about an address that cannot be listened on.
-func inUse(err error, key string) error {
+// InUse adds what to do to an error of an address that cannot be listened on.
+func InUse(err error) error {
 	switch {
 	case errors.Is(err, syscall.EADDRINUSE):
-		return fmt.Errorf("%w (stop what uses it, or choose another port: %s)", err, key)
+		return fmt.Errorf("%w (stop what uses it, or choose another port)", err)
 	case errors.Is(err, syscall.EADDRNOTAVAIL):
-		return fmt.Errorf("%w (no link of this host has it: correct %s)", err, key)
+		return fmt.Errorf("%w (no link of this host has this address)", err)
 	}
 	return err
 }
@@ -390,6 +390,12 @@ func (n *Node) look() *status.Report {
 		Cert: status.Certificate{Names: n.creds.Names(), NotAfter: n.creds.NotAfter()}, Realtime: n.realtime,
 		LoopAge: n.agent.LoopAge(), Started: n.started, Witness: n.cfg.Self().Role == config.RoleWitness, Candidate: n.holds(),
 		Elections: n.tally.count()}
+	for i := range r.Raft.Members {
+		if m := &r.Raft.Members[i]; m.Self { // nobody greets itself
+			m.Hello = leader.Hello{Name: n.cfg.Node, Version: n.version, Healthy: r.Healthy, Candidate: r.Candidate, Witness: r.Witness,
+				Priority: n.cfg.Self().Priority, T: r.Raft.T}
+		}
+	}
 	for i := range n.checks {
 		if s := n.checks[i].Load(); s != nil {
 			r.Checks = append(r.Checks, *s)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"runtime"
 	"strconv"
 	"unsafe"
 
@@ -32,6 +33,16 @@ func goRealtime(want config.Realtime, log *slog.Logger) (bool, error) {
 	}
 	log.Warn("no real-time scheduling: elections may be disturbed on a busy machine", "err", err)
 	return false, nil
+}
+
+// CheckRealtime tries real-time scheduling on a thread that is thrown away.
+func CheckRealtime() error {
+	tried := make(chan error)
+	go func() {
+		runtime.LockOSThread() // and the thread ends with the goroutine
+		tried <- roundRobin(0)
+	}()
+	return <-tried
 }
 
 // setScheduler goes over the threads until it has seen no new one.
