@@ -55,6 +55,7 @@ type Node struct {
 	macs     atomic.Pointer[[]string]
 	links    map[string]linkState // of WatchLinks; owned by its goroutine
 	tally    tally
+	heard    stations
 	realtime bool
 	socket   net.Listener
 	http     net.Listener // nil when off
@@ -187,7 +188,7 @@ func (n *Node) openHost() (err error) {
 		return err
 	}
 	n.speaker = arp.New(arp.Config{Log: n.log,
-		OnHeard: func(h arp.Heard) { n.agent.Heard(h.Addr) },
+		OnHeard: func(h arp.Heard) { n.heard.hear(h); n.agent.Heard(h.Addr) },
 		Peer:    func(mac string) string { return n.elector.PeerOf(mac) }})
 	return nil
 }
@@ -404,7 +405,8 @@ func (n *Node) look() *status.Report {
 	if n.holds() {
 		r.Mute = n.binder.Mute()
 		for _, s := range n.speaker.Stats() {
-			r.Wire = append(r.Wire, status.Wire{Stat: s, Peer: n.elector.PeerOf(s.LastMAC)})
+			r.Wire = append(r.Wire, status.Wire{Stat: s, Peer: n.elector.PeerOf(s.LastMAC),
+				Strangers: n.heard.strangers(s.Addr, s.Link, n.elector.PeerOf)})
 		}
 	}
 	slices.SortFunc(r.Wire, func(a, b status.Wire) int { return a.Addr.Compare(b.Addr) })

@@ -29,7 +29,7 @@ var (
 	carrier       = desc("link_carrier", "1 while the announcing link is up and has a carrier.", "link")
 	answered      = desc("neighbor_answers_total", "ARP and neighbour discovery questions answered.", "address", "link")
 	announced     = desc("neighbor_announcements_total", "Announcements sent.", "address", "link")
-	foreign       = desc("foreign_claims_total", "Claims of other stations heard for the address.", "address", "link")
+	foreign       = desc("foreign_claims_total", "Claims for the address heard from stations that are no peers.", "address", "link")
 	defended      = desc("defences_total", "Bursts sent against claims of other stations.", "address", "link")
 	writeErrors   = desc("neighbor_write_errors_total", "Frames that could not be sent.", "address", "link")
 	peerAlive     = desc("peer_alive", "1 while the peer is heard.", "peer")
@@ -128,7 +128,7 @@ func (m sink) wire(r *Report) {
 		a := w.Addr.String()
 		m.count(answered, w.Answered, a, w.Link)
 		m.count(announced, w.Announced, a, w.Link)
-		m.count(foreign, w.Heard, a, w.Link)
+		m.count(foreign, w.Strangers.Claims, a, w.Link)
 		m.count(defended, w.Defended, a, w.Link)
 		m.count(writeErrors, w.WriteErrors, a, w.Link)
 	}

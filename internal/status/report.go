@@ -43,10 +43,19 @@ type Elections struct {
 	Empty uint64 `json:"empty"` // terms without a holder that this node heard of
 }
 
-// Wire is what happened on a link for one address.
+// Wire is what happened on a link for one address. Heard counts the peers' claims
+// too, which are as they should be while this node does not hold.
 type Wire struct {
 	arp.Stat
-	Peer string // who LastMAC is, "" for a stranger
+	Peer      string    // who LastMAC is, "" for a stranger
+	Strangers Strangers // of all claims, those by nobody of this cluster
+}
+
+// Strangers are stations that claim an address and are no peers.
+type Strangers struct {
+	Claims uint64
+	MAC    string    // of the latest
+	Last   time.Time // when that was
 }
 
 // A Certificate is this node's identity towards its peers.

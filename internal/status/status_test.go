@@ -146,8 +146,9 @@ var states = []struct {
 		hold(r)
 		r.Realtime, r.Cert.NotAfter = false, noon.Add(-time.Hour)
 		r.Mute.Wall, r.Mute.Links[0].Muted, r.Mute.Links[0].ARPIgnore = false, false, 0
-		r.Wire = []Wire{{Stat: arp.Stat{Link: "eth0", Addr: netip.MustParseAddr("192.0.2.10"), Heard: 3, Defended: 2,
-			LastMAC: "02:00:00:00:00:09", LastHeard: noon.Add(-time.Minute)}}}
+		r.Wire = []Wire{{Stat: arp.Stat{Link: "eth0", Addr: netip.MustParseAddr("192.0.2.10"), Heard: 40, Defended: 2,
+			LastMAC: "02:77:00:00:00:01", LastHeard: noon}, Peer: "n1",
+			Strangers: Strangers{Claims: 3, MAC: "02:00:00:00:00:09", Last: noon.Add(-time.Minute)}}}
 	}},
 }
 

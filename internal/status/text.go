@@ -205,9 +205,9 @@ func (p *printer) host(r *Report) {
 		p.line("wall       %s", yes(r.Mute.Wall, "the nftables table is not complete; arp_ignore and arp_announce have to do"))
 	}
 	for _, x := range r.Wire {
-		if x.Heard > 0 {
-			p.line("foreign    %s on %s was claimed %s by others, last by %s (%s) %s ago; defended %s",
-				x.Addr, x.Link, times(x.Heard), x.LastMAC, cmp.Or(x.Peer, "no peer of this cluster"), p.ago(x.LastHeard), times(x.Defended))
+		if st := x.Strangers; st.Claims > 0 {
+			p.line("stranger   %s on %s was claimed %s by others than the peers, last by %s %s ago; this node defended it %s",
+				x.Addr, x.Link, times(st.Claims), st.MAC, p.ago(st.Last), times(x.Defended))
 		}
 	}
 	if c := r.Cert; !c.NotAfter.IsZero() {
