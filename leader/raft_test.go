@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -19,8 +20,19 @@ type node struct {
 	cancel context.CancelFunc
 	done   chan error
 
-	mu   sync.Mutex
-	term Term
+	mu     sync.Mutex // guards what follows
+	term   Term
+	leases []*Lease // all that were reported and may be valid
+	over   []*Lease // some that were seen to be over
+}
+
+func (n *node) reported(t Term) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.term = t
+	if t.Lease != nil && !slices.Contains(n.leases, t.Lease) {
+		n.leases = append(n.leases, t.Lease)
+	}
 }
 
 func (n *node) last() Term {
@@ -37,6 +49,41 @@ type world struct {
 	peers []Peer
 	nodes map[string]*node
 	tune  func(*RaftConfig)
+	net   *memNet // nil: TCP on loopback
+
+	mu sync.Mutex // guards changes of nodes, for who watches
+}
+
+// node is for goroutines other than the test's.
+func (w *world) node(name string) *node {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.nodes[name]
+}
+
+// newMemWorld is a cluster in a network of its own, for a synctest bubble.
+func newMemWorld(t *testing.T, n int, tune func(*RaftConfig)) *world {
+	w := &world{t: t, nodes: map[string]*node{}, tune: tune, net: newMemNet(1)}
+	for range n {
+		w.addPeer()
+	}
+	t.Cleanup(w.stopAll)
+	return w
+}
+
+// addPeer makes the configuration of one more node known to those that start
+// from now on.
+func (w *world) addPeer() string {
+	n := len(w.peers) + 1
+	p := Peer{Name: fmt.Sprintf("n%d", n), Address: fmt.Sprintf("10.0.0.%d:7400", n), Candidate: true}
+	w.peers = append(w.peers, p)
+	return p.Name
+}
+
+func (w *world) stopAll() {
+	for name := range w.nodes {
+		w.stop(name)
+	}
 }
 
 func newWorld(t *testing.T, n int, tune func(*RaftConfig)) *world {
@@ -49,11 +96,7 @@ func newWorld(t *testing.T, n int, tune func(*RaftConfig)) *world {
 		w.peers = append(w.peers, Peer{Name: fmt.Sprintf("n%d", i+1), Address: ln.Addr().String(), Candidate: true})
 		ln.Close()
 	}
-	t.Cleanup(func() {
-		for name := range w.nodes {
-			w.stop(name)
-		}
-	})
+	t.Cleanup(w.stopAll)
 	return w
 }
 
@@ -78,37 +121,48 @@ func (w *world) start(names ...string) {
 func (w *world) startIn(name, dir string) *node {
 	w.t.Helper()
 	cfg := RaftConfig{Seat: "cp", Node: name, Peers: w.peers, Bootstrap: "n1", StateDir: dir, Profile: Fast, Log: testLog(name)}
-	for _, p := range w.peers {
-		if p.Name == name {
-			ln, err := net.Listen("tcp", p.Address)
-			if err != nil {
-				w.t.Fatal(err)
-			}
-			cfg.listener = ln
-		}
-	}
-	cfg.dial = func(ctx context.Context, addr string) (net.Conn, error) {
-		return new(net.Dialer).DialContext(ctx, "tcp", addr)
-	}
+	cfg.listener, cfg.dial = w.link(name)
 	if w.tune != nil {
 		w.tune(&cfg)
 	}
 	r, err := OpenRaft(cfg)
 	if err != nil {
+		cfg.listener.Close()
 		w.t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	n := &node{name: name, dir: dir, raft: r, cancel: cancel, done: make(chan error, 1)}
+	w.mu.Lock()
 	w.nodes[name] = n
+	w.mu.Unlock()
 	r.Set([]string{"cp"})
-	go func() {
-		n.done <- r.Run(ctx, func(_ string, t Term) {
-			n.mu.Lock()
-			n.term = t
-			n.mu.Unlock()
-		})
-	}()
+	go func() { n.done <- r.Run(ctx, func(_ string, t Term) { n.reported(t) }) }()
 	return n
+}
+
+// link is how the named node listens and dials.
+func (w *world) link(name string) (net.Listener, func(context.Context, string) (net.Conn, error)) {
+	addr := w.peer(name).Address
+	if w.net != nil {
+		return w.net.listen(addr, name), w.net.dialer(name)
+	}
+	ln, err := net.Listen("tcp", addr)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return ln, func(ctx context.Context, addr string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "tcp", addr)
+	}
+}
+
+func (w *world) peer(name string) *Peer {
+	for i := range w.peers {
+		if w.peers[i].Name == name {
+			return &w.peers[i]
+		}
+	}
+	w.t.Fatalf("no peer %s", name)
+	return nil
 }
 
 // stop ends a node without a hand-over.
