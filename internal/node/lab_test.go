@@ -48,7 +48,11 @@ func run(m *testing.M) int {
 	}
 	defer os.RemoveAll(dir)
 	pintle = filepath.Join(dir, "pintle")
-	if out, err := exec.Command("go", "build", "-o", pintle, "../../cmd/pintle").CombinedOutput(); err != nil {
+	args := []string{"build", "-o", pintle, "../../cmd/pintle"}
+	if raceDetector {
+		args = slices.Insert(args, 1, "-race")
+	}
+	if out, err := exec.Command("go", args...).CombinedOutput(); err != nil {
 		fmt.Fprintf(os.Stderr, "build pintle: %v\n%s", err, out)
 		return 1
 	}
@@ -84,6 +88,7 @@ type machine struct {
 	runDir, stateDir, log      string
 	wrap                       []string // runs pintle
 	proc                       *netlab.Process
+	killed                     bool // and not started again
 	instance, addresses, extra string
 	port, statusPort           int
 	peers                      string
@@ -185,6 +190,7 @@ func (s *site) end() {
 // start starts the machine's Pintle; what it prints is added to its log.
 func (m *machine) start() {
 	m.site.t.Helper()
+	m.killed = false
 	m.proc = m.spawn(append(slices.Clone(m.wrap), pintle, "run", "-c", m.config)...)
 }
 
@@ -225,6 +231,7 @@ func (m *machine) stop() {
 func (m *machine) kill() {
 	m.site.t.Helper()
 	_ = m.signal(syscall.SIGKILL)
+	m.killed = true
 }
 
 func (m *machine) report() (*status.Report, error) {

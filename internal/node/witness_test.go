@@ -17,6 +17,7 @@ import (
 // TestWitness: two nodes and a witness without any right, on a network on which
 // another machine has the address at first.
 func TestWitness(t *testing.T) {
+	t.Parallel()
 	s := newSite(t, layout{nodes: 3, profile: "default", addresses: "  - {address: 10.77.0.100, link: eth0}",
 		peer: func(i int) string { return map[int]string{2: ", role: witness"}[i] }})
 	n1, witness := s.machines[0], s.machines[2]

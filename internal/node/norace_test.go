@@ -1,0 +1,6 @@
+//go:build !race
+
+package node_test
+
+// raceDetector: Pintle is built as the tests are.
+const raceDetector = false
