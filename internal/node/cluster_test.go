@@ -122,7 +122,7 @@ func oneAnswers(t *testing.T, s *three) {
 	}
 	r, err := h.report()
 	s.check(err)
-	if !r.Mute.InForce() || r.State != status.Holding {
+	if !r.Mute.Wall || len(r.Mute.Links) != 3 || r.State != status.Holding {
 		t.Errorf("holder: %s, mute %+v", r.State, r.Mute)
 	}
 	for _, link := range []string{"eth0", "eth1"} {

@@ -14,7 +14,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/pintle-lb/pintle/internal/status"
-	"github.com/pintle-lb/pintle/vip"
 )
 
 // two are two Pintles on one machine, of different instances that share runDir,
@@ -55,7 +54,7 @@ func (s *two) right() {
 		if m.runs() {
 			m.until("holds and is mute", func(r *status.Report) bool {
 				return r.State == status.Holding && r.Ready && r.Seats[0].Addresses[0].Claimed && r.Mute.Wall &&
-					!slices.ContainsFunc(r.Mute.Links, func(l vip.MutedLink) bool { return !l.Muted })
+					!slices.ContainsFunc(r.Mute.Links, func(l status.MutedLink) bool { return !l.Muted })
 			})
 		}
 	}

@@ -399,13 +399,17 @@ func (n *Node) look() *status.Report {
 	}
 	for i := range n.checks {
 		if s := n.checks[i].Load(); s != nil {
-			r.Checks = append(r.Checks, *s)
+			r.Checks = append(r.Checks, status.Check(*s))
 		}
 	}
 	if n.holds() {
-		r.Mute = n.binder.Mute()
+		mute := n.binder.Mute()
+		r.Mute.Wall = mute.Wall
+		for _, l := range mute.Links {
+			r.Mute.Links = append(r.Mute.Links, status.MutedLink(l))
+		}
 		for _, s := range n.speaker.Stats() {
-			r.Wire = append(r.Wire, status.Wire{Stat: s, Peer: n.elector.PeerOf(s.LastMAC),
+			r.Wire = append(r.Wire, status.Wire{Stat: status.Stat(s), Peer: n.elector.PeerOf(s.LastMAC),
 				Strangers: n.heard.strangers(s.Addr, s.Link, n.elector.PeerOf)})
 		}
 	}

@@ -4,13 +4,11 @@
 package status
 
 import (
+	"net/netip"
 	"time"
 
-	"github.com/pintle-lb/pintle/arp"
 	"github.com/pintle-lb/pintle/internal/agent"
-	"github.com/pintle-lb/pintle/internal/health"
 	"github.com/pintle-lb/pintle/leader"
-	"github.com/pintle-lb/pintle/vip"
 )
 
 // A Report is all that `pintle status -o json` shows. Fields are only ever
@@ -27,9 +25,9 @@ type Report struct {
 	Candidate bool              `json:"candidate"` // likewise
 	Raft      leader.RaftStatus `json:"raft"`
 	Elections Elections         `json:"elections"`
-	Checks    []health.Status   `json:"checks"`
+	Checks    []Check           `json:"checks"`
 	Wire      []Wire            `json:"wire"`
-	Mute      vip.Mute          `json:"mute"`
+	Mute      Mute              `json:"mute"`
 	Cert      Certificate       `json:"certificate"`
 	Realtime  bool              `json:"realtime"` // threads run under SCHED_RR
 	LoopAge   time.Duration     `json:"loopAge"`
@@ -43,19 +41,59 @@ type Elections struct {
 	Empty uint64 `json:"empty"` // terms without a holder that this node heard of
 }
 
-// Wire is what happened on a link for one address. Heard counts the peers' claims
-// too, which are as they should be while this node does not hold.
+// Stat is arp.Stat: what was done on a link for one address. Heard counts the
+// peers' claims too, which are as they should be while this node does not hold.
+type Stat struct {
+	Link        string     `json:"link"`
+	Addr        netip.Addr `json:"address"`
+	Claims      bool       `json:"claims"`
+	Answered    uint64     `json:"answered"`
+	Announced   uint64     `json:"announced"`
+	Heard       uint64     `json:"heard"`
+	Defended    uint64     `json:"defended"`
+	WriteErrors uint64     `json:"writeErrors"`
+	LastMAC     string     `json:"lastMAC,omitempty"`
+	LastHeard   time.Time  `json:"lastHeard,omitzero"`
+}
+
+// Wire is what happened on a link for one address.
 type Wire struct {
-	arp.Stat
-	Peer      string    // who LastMAC is, "" for a stranger
-	Strangers Strangers // of all claims, those by nobody of this cluster
+	Stat
+	Peer      string    `json:"peer,omitempty"` // who LastMAC is, "" for a stranger
+	Strangers Strangers `json:"strangers"`      // of all claims, those by nobody of this cluster
 }
 
 // Strangers are stations that claim an address and are no peers.
 type Strangers struct {
-	Claims uint64
-	MAC    string    // of the latest
-	Last   time.Time // when that was
+	Claims uint64    `json:"claims"`
+	MAC    string    `json:"mac,omitempty"` // of the latest
+	Last   time.Time `json:"last,omitzero"` // when that was
+}
+
+// Check is health.Status: what is known of one health check.
+type Check struct {
+	Name      string    `json:"name"`
+	Healthy   bool      `json:"healthy"`
+	Known     bool      `json:"known"`
+	Since     time.Time `json:"since"`
+	LastError string    `json:"lastError,omitempty"`
+	Checks    uint64    `json:"checks"`
+	Failures  uint64    `json:"failures"`
+}
+
+// Mute is vip.Mute: what keeps the kernel from claiming.
+type Mute struct {
+	Links []MutedLink `json:"links"`
+	Wall  bool        `json:"wall"`
+}
+
+// MutedLink is vip.MutedLink: what counts on one link.
+type MutedLink struct {
+	Name        string `json:"name"`
+	Index       int    `json:"index"`
+	ARPIgnore   int    `json:"arpIgnore"`
+	ARPAnnounce int    `json:"arpAnnounce"`
+	Muted       bool   `json:"muted"`
 }
 
 // A Certificate is this node's identity towards its peers.

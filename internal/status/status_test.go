@@ -19,11 +19,8 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
 
-	"github.com/pintle-lb/pintle/arp"
 	"github.com/pintle-lb/pintle/internal/agent"
-	"github.com/pintle-lb/pintle/internal/health"
 	"github.com/pintle-lb/pintle/leader"
-	"github.com/pintle-lb/pintle/vip"
 )
 
 var update = flag.Bool("update", false, "write testdata/status.txt")
@@ -59,7 +56,7 @@ func hold(r *Report) {
 		{Seat: s.Name, At: noon.Add(-2 * time.Hour), Epoch: 5, Leased: 1.234, Bound: 0, Announced: 1.5},
 		{Seat: s.Name, At: noon.Add(-90 * time.Minute), Epoch: 7, Leased: 2, Bound: 1.1, Announced: 2.3},
 	}
-	r.Mute = vip.Mute{Wall: true, Links: []vip.MutedLink{{Name: "eth0", Index: 2, ARPIgnore: 1, ARPAnnounce: 2, Muted: true}}}
+	r.Mute = Mute{Wall: true, Links: []MutedLink{{Name: "eth0", Index: 2, ARPIgnore: 1, ARPAnnounce: 2, Muted: true}}}
 }
 
 func alone(r *Report) {
@@ -85,13 +82,13 @@ var states = []struct {
 		s := &r.Seats[0]
 		s.Why = "this node holds the seat but cannot bind: mute kernel: operation not permitted"
 		s.Addresses[0].Bound, s.Addresses[0].Claimed = false, false
-		r.Takeovers, r.Mute = nil, vip.Mute{}
+		r.Takeovers, r.Mute = nil, Mute{}
 	}},
 	{"unhealthy holder that nobody can relieve", false, Holding, func(r *Report) {
 		hold(r)
 		r.Healthy, r.Unhealthy, r.RestMs = false, "check api", 4200
 		r.Seats[0].Why = "this node holds it although it is unhealthy: no healthy node could take it"
-		r.Checks = []health.Status{
+		r.Checks = []Check{
 			{Name: "api", Known: true, Since: noon.Add(-time.Minute), LastError: "answered 503", Checks: 900, Failures: 61},
 			{Name: "disk", Known: true, Healthy: true, Since: noon.Add(-time.Hour), Checks: 60},
 			{Name: "new", Since: noon.Add(-time.Second)},
@@ -146,7 +143,7 @@ var states = []struct {
 		hold(r)
 		r.Realtime, r.Cert.NotAfter = false, noon.Add(-time.Hour)
 		r.Mute.Wall, r.Mute.Links[0].Muted, r.Mute.Links[0].ARPIgnore = false, false, 0
-		r.Wire = []Wire{{Stat: arp.Stat{Link: "eth0", Addr: netip.MustParseAddr("192.0.2.10"), Heard: 40, Defended: 2,
+		r.Wire = []Wire{{Stat: Stat{Link: "eth0", Addr: netip.MustParseAddr("192.0.2.10"), Heard: 40, Defended: 2,
 			LastMAC: "02:77:00:00:00:01", LastHeard: noon}, Peer: "n1",
 			Strangers: Strangers{Claims: 3, MAC: "02:00:00:00:00:09", Last: noon.Add(-time.Minute)}}}
 	}},

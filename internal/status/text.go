@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/pintle-lb/pintle/internal/agent"
-	"github.com/pintle-lb/pintle/internal/health"
 	"github.com/pintle-lb/pintle/leader"
 )
 
@@ -182,7 +181,7 @@ func (p *printer) health(r *Report) {
 	}
 }
 
-func (p *printer) checkWords(c health.Status) string {
+func (p *printer) checkWords(c Check) string {
 	words := "bad"
 	switch {
 	case !c.Known:
