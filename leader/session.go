@@ -79,7 +79,7 @@ func (r *Raft) newSession() (*session, error) {
 		NetworkTransport: raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
 			Stream: r.stream.layer(addr, s.ready), MaxPool: connPool, MaxRPCsInFlight: 1, Timeout: t, Logger: hush(r.log)}),
 		voters: s.voters, current: s.term, hello: r.met, elected: s.ask, release: s.release,
-		rpcs: make(chan raft.RPC), done: make(chan struct{})}
+		matched: map[raft.ServerID]position{}, rpcs: make(chan raft.RPC), done: make(chan struct{})}
 	s.campaign = &campaign{keeper: r.keeper, t: t, began: time.Now(), lastEntry: s.lastEntry,
 		voters: r.store.latest, better: r.better, rank: r.rank, standBack: r.standsBack}
 	s.transport.campaign = s.campaign
@@ -224,11 +224,10 @@ func (s *session) part(ctx context.Context, term uint64) bool {
 	s.r.mu.Lock()
 	next := s.r.successor(false)
 	s.r.mu.Unlock()
-	if next == "" || s.failed.Load() == term {
-		return false
+	if next != "" && s.failed.Load() != term {
+		s.handOver(ctx, term, next)
 	}
-	s.handOver(ctx, term, next)
-	return true
+	return s.handOvers.Load() > 0
 }
 
 // stuck reports whether this node lets a term end that Raft will not end: it is
@@ -261,10 +260,12 @@ func (s *session) mayHandOver(term uint64) bool {
 	return s.failed.Load() != term || s.r.cfg.Clock().Sub(Instant(s.failedAt.Load())) > 2*s.t
 }
 
-// handOver starts a transfer; the claim ends right before it is offered.
+// handOver starts a transfer; the claim ends right before it is offered. A node
+// that is still behind waits: Raft would replicate to it first, and when it
+// loses its leadership meanwhile, it leaves goroutines behind for ever.
 func (s *session) handOver(ctx context.Context, term uint64, to string) {
 	id, addr, ok := s.r.store.server(to)
-	if !ok || !s.handOvers.CompareAndSwap(0, 1) {
+	if !ok || !s.transport.has(id, position{term, s.raft.LastIndex()}) || !s.handOvers.CompareAndSwap(0, 1) {
 		return
 	}
 	s.handing.Go(func() {

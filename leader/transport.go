@@ -56,6 +56,9 @@ type transport struct {
 	elected  func()                          // called when this node asks for votes: a majority would vote for it
 	release  func(to raft.ServerID) *Release // gives up the seat, called right before the hand-over is sent
 
+	mu      sync.Mutex                 // guards matched
+	matched map[raft.ServerID]position // the newest entry that a peer has stored, as leader
+
 	rpcs    chan raft.RPC
 	done    chan struct{}
 	closing sync.Once
@@ -174,10 +177,38 @@ func (t *transport) AppendEntries(id raft.ServerID, target raft.ServerAddress, a
 	if err := t.NetworkTransport.AppendEntries(id, target, &a, resp); err != nil {
 		return err
 	}
+	if resp.Success {
+		t.stored(id, args)
+	}
 	if resp.Success && resp.Term == args.Term && t.current() == args.Term {
 		t.keeper.acked(string(id), args.Term, sent, t.t, t.voters())
 	}
 	return nil
+}
+
+// A position is an entry of the log as known in one term of a leader.
+type position struct{ term, index uint64 }
+
+// stored notes what a peer has acknowledged. Heartbeats say nothing of it.
+func (t *transport) stored(id raft.ServerID, args *raft.AppendEntriesRequest) {
+	at := position{args.Term, args.PrevLogEntry}
+	if n := len(args.Entries); n > 0 {
+		at.index = args.Entries[n-1].Index
+	}
+	if at.index == 0 {
+		return
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.matched[id] = at
+}
+
+// has reports whether a peer has stored the entry at the given position.
+func (t *transport) has(id raft.ServerID, at position) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	m := t.matched[id]
+	return m.term == at.term && m.index >= at.index
 }
 
 // AppendEntriesPipeline implements raft.Transport. Pipelined answers could not
