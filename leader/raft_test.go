@@ -122,6 +122,9 @@ func (w *world) startIn(name, dir string) *node {
 	w.t.Helper()
 	cfg := RaftConfig{Seat: "cp", Node: name, Peers: w.peers, Bootstrap: "n1", StateDir: dir, Profile: Fast, Log: testLog(name)}
 	cfg.listener, cfg.dial = w.link(name)
+	if w.net != nil {
+		cfg.Clock = func() Instant { return Instant(time.Now().UnixNano()) } // of the bubble
+	}
 	if w.tune != nil {
 		w.tune(&cfg)
 	}
