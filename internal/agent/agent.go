@@ -70,6 +70,9 @@ func New(cfg Config) *Agent {
 	for _, l := range cfg.Links {
 		a.facts.Links[l] = false
 	}
+	if cfg.Sockets != nil {
+		a.facts.Socks = -1
+	}
 	a.bound = newPart(a.in, addrNews, cfg.Addresses)
 	a.targets = newPart(a.in, targNews, cfg.Targets)
 	a.snap.Store(&Snapshot{Node: cfg.Node})
@@ -271,7 +274,7 @@ func (a *Agent) countSockets(ctx context.Context) error {
 		case <-t.C:
 		}
 		addrs := a.Snapshot().lingering()
-		n := 0
+		n := -1
 		if len(addrs) > 0 {
 			var err error
 			if n, err = a.cfg.Sockets(addrs); err != nil {

@@ -73,7 +73,7 @@ type Facts struct {
 	Links  map[string]bool               // announcing links: up and with carrier
 	Unable string                        // why addresses could not be bound the last time; "" when they could
 	Heard  map[netip.Addr]leader.Instant // when another station last claimed the address
-	Socks  int                           // established connections to our addresses
+	Socks  int                           // established connections to our addresses; negative while nobody has counted
 	Move   *Move
 	Rest   Rest
 

@@ -76,7 +76,7 @@ func (f *Facts) binds(c Claim, s Seat, leave bool) bool {
 	case s.Term.Standing && f.Healthy():
 		return true // the vote is under way: binding early costs the take-over nothing
 	}
-	return s.Valid || f.Healthy() && f.accepts(s, f.Linger) && (f.Socks > 0 || !f.relieved(c, s))
+	return s.Valid || f.Healthy() && f.accepts(s, f.Linger) && (f.Socks != 0 || !f.relieved(c, s))
 }
 
 // accepts reports whether a former holder is still within its linger.

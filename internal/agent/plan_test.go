@@ -99,6 +99,7 @@ func TestPlan(t *testing.T) {
 		{"or is heard on the wire", situation(bound, lost(5*time.Second, 0), func(f *Facts) { f.Heard[testAddr.Addr()] = f.Now.Add(-time.Second) }), "seat - -"},
 		{"but not what was heard before", situation(bound, lost(5*time.Second, 0), func(f *Facts) { f.Heard[testAddr.Addr()] = f.Now.Add(-6 * time.Second) }), "seat bind -"},
 		{"and while connections are open", situation(bound, lost(5*time.Second, time.Second), func(f *Facts) { f.Socks = 3 }), "seat bind -"},
+		{"and while nobody has counted them", situation(bound, lost(5*time.Second, time.Second), func(f *Facts) { f.Socks = -1 }), "seat bind -"},
 		{"but not for ever", situation(bound, lost(61*time.Second, time.Second), func(f *Facts) { f.Socks = 3 }), "seat - -"},
 		{"nor when its service is sick", situation(bound, sick, lost(5*time.Second, time.Second), func(f *Facts) { f.Socks = 3 }), "seat - -"},
 		{"and lets go when nobody is connected", situation(bound, lost(5*time.Second, time.Second)), "seat - -"},

@@ -90,7 +90,7 @@ func (a *Agent) seatStatus(c Claim) SeatStatus {
 	for _, p := range c.Addrs {
 		addr := AddressStatus{Address: p.Prefix.Addr(), Links: p.Links, Bound: slices.Contains(f.Have.Addresses, p.Prefix)}
 		addr.Claimed = seat.Valid && slices.ContainsFunc(f.Have.Targets, func(t Target) bool { return t.Addr == addr.Address && t.Lease != nil })
-		addr.Lingering = addr.Bound && !seat.Valid && seat.Lost != 0
+		addr.Lingering = addr.Bound && !seat.Valid && seat.Lost != 0 && !f.Ready
 		out.Addresses = append(out.Addresses, addr)
 	}
 	return out
