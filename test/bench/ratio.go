@@ -1,0 +1,58 @@
+package main
+
+import (
+	"fmt"
+	"strings"
+	"text/tabwriter"
+)
+
+// ratioTable shows medians of Pintle divided by those of its peers; below 1 Pintle is the faster one.
+func ratioTable(fs []Figure) string {
+	ours, theirs := sides(fs)
+	if len(ours) == 0 || len(theirs) == 0 {
+		return ""
+	}
+	var b strings.Builder
+	t := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
+	fmt.Fprint(t, "ratio of medians")
+	for _, cas := range distinct(fs, func(f Figure) string { return f.Case }) {
+		fmt.Fprintf(t, "\t%s outage\ttakeover", cas)
+	}
+	fmt.Fprintln(t)
+	for _, our := range ours {
+		for _, their := range theirs {
+			fmt.Fprintf(t, "%s / %s", our, their)
+			for _, cas := range distinct(fs, func(f Figure) string { return f.Case }) {
+				fmt.Fprintf(t, "\t%s\t%s", ratio(fs, our, their, cas, "outage"), ratio(fs, our, their, cas, "takeover"))
+			}
+			fmt.Fprintln(t)
+		}
+	}
+	_ = t.Flush() // a strings.Builder takes all
+	return b.String()
+}
+
+// sides parts the systems into Pintle's profiles and the others.
+func sides(fs []Figure) (ours, theirs []string) {
+	for _, sys := range distinct(fs, func(f Figure) string { return f.System }) {
+		if strings.HasPrefix(sys, "pintle-") {
+			ours = append(ours, sys)
+		} else {
+			theirs = append(theirs, sys)
+		}
+	}
+	return ours, theirs
+}
+
+// noise is the outage, in ms, up to which nobody was without an answer: less than the probe's interval.
+const noise = 2.0
+
+// ratio of two medians; "-" where one of them was not measured or both are noise.
+func ratio(fs []Figure, our, their, cas, metric string) string {
+	a, ok1 := find(fs, our, cas, metric)
+	b, ok2 := find(fs, their, cas, metric)
+	if !ok1 || !ok2 || b.Median == 0 || a.Median < noise && b.Median < noise {
+		return "-"
+	}
+	return fmt.Sprintf("%.2f", a.Median/b.Median)
+}
