@@ -1,6 +1,7 @@
 package node_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -13,6 +14,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -74,7 +76,6 @@ type site struct {
 	lab      *netlab.Lab
 	dir      string
 	machines []*machine
-	said     string // what was last waited for
 }
 
 // A machine runs one Pintle.
@@ -100,10 +101,15 @@ type layout struct {
 	extra     func(*machine) string // more YAML of a machine
 }
 
+// making: google/nftables counts its sets in a variable of the whole process.
+var making sync.Mutex
+
 // newSite makes machines with configurations and certificates; nothing runs yet.
 func newSite(t *testing.T, l layout) *site {
 	t.Helper()
+	making.Lock()
 	lab, err := netlab.New(netlab.Options{Nodes: l.nodes, IPv6: true})
+	making.Unlock()
 	if errors.Is(err, unix.EPERM) && os.Getenv("LAB") != "require" {
 		t.Skipf("this test makes network namespaces: %v", err)
 	}
@@ -172,6 +178,11 @@ func (s *site) check(err error) {
 
 // end closes the lab; after a failure it shows the logs.
 func (s *site) end() {
+	for _, m := range s.machines {
+		if b, _ := os.ReadFile(m.log); bytes.Contains(b, []byte("panic")) || bytes.Contains(b, []byte("DATA RACE")) {
+			s.t.Errorf("%s, instance %s, panicked or raced:\n%s", m.name, m.instance, b)
+		}
+	}
 	if s.t.Failed() {
 		for _, m := range s.machines {
 			b, _ := os.ReadFile(m.log)

@@ -14,6 +14,16 @@ type linkState struct {
 	carrier bool
 }
 
+// firstLook tells the agent of the links before it says anything of them itself.
+func (n *Node) firstLook() {
+	if !n.holds() {
+		return
+	}
+	if links, err := vip.Links(); err == nil { // else watchLinks says so
+		n.linksChanged(links)
+	}
+}
+
 // watchLinks follows the links until ctx ends. When the kernel refuses to tell of
 // them, what was last known stays, and it asks again.
 func (n *Node) watchLinks(ctx context.Context) {

@@ -47,7 +47,7 @@ type Node struct {
 	probers  []*health.Prober
 	checks   []atomic.Pointer[health.Status]
 	macs     atomic.Pointer[[]string]
-	links    map[string]linkState // of WatchLinks; owned by its goroutine
+	links    map[string]linkState // when last looked at; owned by watchLinks
 	tally    tally
 	heard    stations
 	realtime bool
@@ -111,6 +111,7 @@ func (n *Node) run(stop context.Context, now <-chan struct{}, failed func()) err
 	defer cancel()
 	g, ctx := errgroup.WithContext(ctx)
 	defer context.AfterFunc(ctx, failed)()
+	n.firstLook()
 	g.Go(func() error { return n.creds.Run(ctx) })
 	g.Go(func() error { return n.elector.Run(ctx, n.termChanged) })
 	g.Go(func() error { return n.agent.Run(ctx) })
