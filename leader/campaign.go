@@ -25,15 +25,16 @@ type campaign struct {
 	keeper    *keeper
 	t         time.Duration
 	began     time.Time
-	voters    func() []string         // in the latest configuration
-	better    func(id string) bool    // the peer goes before this node
-	rank      func(leader string) int // how many reachable nodes but leader go before this one
+	voters    func() []string                   // in the latest configuration
+	better    func(id string) bool              // the peer goes before this node
+	wait      func(leader string) time.Duration // for reachable nodes, but leader, that go before this one
 	standBack func() bool
 
 	reload sync.Mutex            // orders pokes
 	usual  raft.ReloadableConfig // as the session set it
 
 	mu      sync.Mutex // guards what follows
+	leader  string     // the last one known
 	active  bool
 	start   Instant
 	refused int
@@ -41,7 +42,11 @@ type campaign struct {
 }
 
 // window is how long a campaign takes at most while it goes well.
-func (c *campaign) window() time.Duration { return c.t / 5 }
+func (c *campaign) window() time.Duration { return c.t * 3 / 10 }
+
+// patience is how long a voter lets a candidate wait for the end of a promise:
+// as long as the contacts of two voters to one leader differ.
+func (c *campaign) patience() time.Duration { return c.t / 5 }
 
 // poke makes Raft look at its heartbeat or election timer now. Whether it is due
 // is for Raft to decide.
@@ -64,8 +69,15 @@ var (
 
 // begin is asked before each pre-vote request that goes out.
 func (c *campaign) begin() error {
-	if c.standBack() && time.Since(c.lastContact()) < 3*c.t {
+	silence := time.Since(c.lastContact())
+	if c.standBack() && silence < 3*c.t {
 		return errBack
+	}
+	c.mu.Lock()
+	leader := c.leader
+	c.mu.Unlock()
+	if silence < c.t+c.wait(leader)-2*time.Millisecond {
+		return errYields // Raft's own timer came first
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -151,7 +163,10 @@ func (c *campaign) run(ctx context.Context) {
 			sleep(ctx, c.t/4)
 			continue
 		}
-		due := lc.Add(c.t + time.Duration(c.rank(string(id)))*time.Millisecond)
+		c.mu.Lock()
+		c.leader = string(id)
+		c.mu.Unlock()
+		due := lc.Add(c.t + c.wait(string(id)))
 		if c.standBack() {
 			due = due.Add(2 * c.t)
 		}

@@ -164,18 +164,24 @@ func (r *Raft) better(id string) bool {
 	return ok && order(p.hello, us) < 0
 }
 
-// rank is how many reachable nodes other than leader go before this one.
-func (r *Raft) rank(leader string) int {
+// wait is how long this node lets reachable nodes other than leader go first: a
+// millisecond each, and as long as the contacts to a leader differ (heartbeats go
+// out each T/10 to T/5) if one of them has a higher priority.
+func (r *Raft) wait(leader string) time.Duration {
 	us := r.ours()
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	n := 0
+	var d, skew time.Duration
 	for id, p := range r.peers {
-		if string(id) != leader && string(id) != us.ID && p.fresh(r.id.T) && order(p.hello, us) < 0 {
-			n++
+		if string(id) == leader || string(id) == us.ID || !p.fresh(r.id.T) || order(p.hello, us) >= 0 {
+			continue
+		}
+		d += time.Millisecond
+		if p.hello.Priority > us.Priority {
+			skew = r.id.T / 5
 		}
 	}
-	return n
+	return d + skew
 }
 
 // standsBack reports whether this node lets others go first.

@@ -81,7 +81,7 @@ func (r *Raft) newSession() (*session, error) {
 		voters: s.voters, current: s.term, hello: r.met, elected: s.ask, release: s.release,
 		matched: map[raft.ServerID]position{}, rpcs: make(chan raft.RPC), done: make(chan struct{})}
 	s.campaign = &campaign{keeper: r.keeper, t: t, began: time.Now(), lastEntry: s.lastEntry,
-		voters: r.store.latest, better: r.better, rank: r.rank, standBack: r.standsBack}
+		voters: r.store.latest, better: r.better, wait: r.wait, standBack: r.standsBack}
 	s.transport.campaign = s.campaign
 	conf := raftConfig(id, t)
 	conf.Logger = hush(r.log)

@@ -56,7 +56,9 @@ type transport struct {
 	elected  func()                          // called when this node asks for votes: a majority would vote for it
 	release  func(to raft.ServerID) *Release // gives up the seat, called right before the hand-over is sent
 
-	mu      sync.Mutex                 // guards matched
+	beats   sync.WaitGroup             // heartbeats that Raft is looking at
+	mu      sync.Mutex                 // guards what follows
+	closed  bool                       // no more heartbeats
 	matched map[raft.ServerID]position // the newest entry that a peer has stored, as leader
 
 	rpcs    chan raft.RPC
@@ -66,15 +68,15 @@ type transport struct {
 
 // pump filters the requests that come in until the transport is closed.
 func (t *transport) pump() {
+	var waiting sync.WaitGroup
+	defer waiting.Wait()
 	for {
 		select {
 		case r := <-t.NetworkTransport.Consumer():
-			if t.admit(r) {
-				select {
-				case t.rpcs <- r:
-				case <-t.done:
-					r.Respond(nil, raft.ErrTransportShutdown)
-				}
+			if _, ok := r.Command.(*raft.RequestPreVoteRequest); ok {
+				waiting.Go(func() { t.pass(r) }) // its answer may take a while
+			} else {
+				t.pass(r)
 			}
 		case <-t.done:
 			return
@@ -82,9 +84,26 @@ func (t *transport) pump() {
 	}
 }
 
-// Close ends what the transport does. Raft closes it too when it shuts down.
+// pass lets Raft see a request if it may.
+func (t *transport) pass(r raft.RPC) {
+	if !t.admit(r) {
+		return
+	}
+	select {
+	case t.rpcs <- r:
+	case <-t.done:
+		r.Respond(nil, raft.ErrTransportShutdown)
+	}
+}
+
+// Close ends what the transport does. Raft closes it too when it shuts down. It
+// waits for heartbeats, which Raft does not: they write to the store.
 func (t *transport) Close() error {
 	t.closing.Do(func() { close(t.done) })
+	t.mu.Lock()
+	t.closed = true
+	t.mu.Unlock()
+	t.beats.Wait()
 	return t.NetworkTransport.Close()
 }
 
@@ -95,6 +114,17 @@ func (t *transport) Consumer() <-chan raft.RPC { return t.rpcs }
 // Consumer.
 func (t *transport) SetHeartbeatHandler(cb func(raft.RPC)) {
 	t.NetworkTransport.SetHeartbeatHandler(func(r raft.RPC) {
+		t.mu.Lock()
+		closed := t.closed
+		if !closed {
+			t.beats.Add(1)
+		}
+		t.mu.Unlock()
+		if closed {
+			r.Respond(nil, raft.ErrTransportShutdown)
+			return
+		}
+		defer t.beats.Done()
 		if t.admit(r) {
 			cb(r)
 		}
@@ -139,7 +169,7 @@ func (t *transport) judge(r raft.RPC) error {
 		}
 		return t.judgeStamped(Vote, c.RPCHeader, c.Term, c.Candidate)
 	case *raft.RequestPreVoteRequest:
-		if err := t.keeper.admit(t.current(), Ask{Kind: PreVote, From: string(c.ID), Term: c.Term}); err != nil {
+		if err := t.admitPreVote(Ask{Kind: PreVote, From: string(c.ID), Term: c.Term}); err != nil {
 			return err
 		}
 		return t.campaign.asked(string(c.ID), c.LastLogTerm, c.LastLogIndex)
@@ -151,6 +181,21 @@ func (t *transport) judge(r raft.RPC) error {
 		return t.keeper.receive(s.Release)
 	}
 	return fmt.Errorf("unknown request %T", r.Command)
+}
+
+// admitPreVote waits for the end of a promise that is about to end, instead of
+// refusing: a candidate that is refused waits for T or more before it asks again.
+func (t *transport) admitPreVote(a Ask) error {
+	err := t.keeper.admit(t.current(), a)
+	_, left := t.keeper.promised()
+	if err == nil || left <= 0 || left > t.campaign.patience() {
+		return err
+	}
+	select {
+	case <-time.After(left):
+	case <-t.done:
+	}
+	return t.keeper.admit(t.current(), a)
 }
 
 func (t *transport) judgeStamped(kind Kind, h raft.RPCHeader, term uint64, raw []byte) error {

@@ -55,7 +55,8 @@ type Word struct {
 	holder string
 	term   uint64 // the term in which holder was last acknowledged
 	until  Instant
-	longT  time.Duration // the longest T heard of
+	least  time.Duration // the T of the cluster, or a longer one heard of since
+	longT  time.Duration // the longest T of a promise that may stand
 	silent Instant       // nothing is answered before
 	vague  bool          // votes given before a restart may be forgotten
 	floor  uint64        // no votes in terms up to this one
@@ -73,7 +74,7 @@ func LeaseOf(t time.Duration) time.Duration { return t / 10 * 9 }
 // NewWord returns the word of a node that has never promised anything to
 // anyone, in a cluster whose promise is t.
 func NewWord(self string, t time.Duration) *Word {
-	return &Word{self: self, longT: t, acks: map[string]Instant{}}
+	return &Word{self: self, least: t, longT: t, acks: map[string]Instant{}}
 }
 
 // Restarted says that the node may have forgotten promises of up to t: it stays
@@ -92,9 +93,10 @@ func (w *Word) Restarted(now Instant, t time.Duration, votesLost bool) {
 // Promised is the promise that stands: the holder and when it ends.
 func (w *Word) Promised() (holder string, until Instant) { return w.holder, w.until }
 
-// Settle shortens the longest promise to t once no longer one stands. It reports
-// whether it is t now.
+// Settle says that the cluster's promise is t from now on, shorter ones than
+// before included. It reports whether no longer one stands any more.
 func (w *Word) Settle(now Instant, t time.Duration) bool {
+	w.least = t
 	if now < w.silent || w.until.Sub(now) > t {
 		return false
 	}
@@ -102,7 +104,7 @@ func (w *Word) Settle(now Instant, t time.Duration) bool {
 	return true
 }
 
-// Longest is the longest promise that this node has been asked for.
+// Longest is the longest promise of this node that may stand.
 func (w *Word) Longest() time.Duration { return w.longT }
 
 // Admit decides whether the node may answer a request, and remembers what the
@@ -158,12 +160,13 @@ func (w *Word) promise(now Instant, a Ask) {
 	if a.From != w.self {
 		w.ended = max(w.ended, a.Term) // another node leads this term
 	}
-	w.longT = max(w.longT, a.T)
+	w.least = max(w.least, a.T)
+	w.longT = max(w.longT, w.least)
 	if w.holder != a.From {
 		w.until, w.term = 0, 0
 	}
 	w.holder, w.term = a.From, max(w.term, a.Term) // requests may overtake each other
-	w.until = max(w.until, now.Add(w.longT))
+	w.until = max(w.until, now.Add(w.least))
 }
 
 // MayStand returns why this node must not campaign for term now, nil if it may.

@@ -85,8 +85,12 @@ func TestSettleShortensOnlyWhatHasEnded(t *testing.T) {
 	if w.Settle(at(199), 100*ms) {
 		t.Error("settled while a promise of 300 ms had 101 ms to go")
 	}
-	if !w.Settle(at(200), 100*ms) {
+	w.Admit(at(150), 1, appendOf("a", 1, 100*ms)) // it goes on
+	if !w.Settle(at(200), 100*ms) || w.Longest() != 100*ms {
 		t.Error("did not settle")
+	}
+	if _, until := w.Promised(); until != at(300) {
+		t.Errorf("until %v, want 300 ms", until)
 	}
 	w.Admit(at(250), 1, appendOf("a", 1, 100*ms))
 	if _, until := w.Promised(); until != at(350) {
