@@ -50,11 +50,13 @@ demo: build ## three machines, one address, and four faults
 .PHONY: bench
 bench: build ## Pintle beside keepalived (BENCH=failover or idle, RUNS=n); figures go to build/bench/
 	scripts/setup.sh bench
-	go run ./test/bench -pintle build/pintle -out build/bench -bench $(BENCH) $(if $(RUNS),-runs $(RUNS)) $(BENCHFLAGS)
+	go build -o build/tools/bench ./test/bench
+	build/tools/bench -pintle build/pintle -out build/bench -bench $(BENCH) $(if $(RUNS),-runs $(RUNS)) $(BENCHFLAGS)
 
 .PHONY: soak
-soak: build ## 1,000 faults in a row, about an hour (FAULTS=n)
-	go run ./test/soak -pintle build/pintle -faults $(FAULTS) $(SOAKFLAGS)
+soak: build ## 1,000 faults in a row, more than an hour (FAULTS=n)
+	go build -o build/tools/soak ./test/soak
+	build/tools/soak -pintle build/pintle -faults $(FAULTS) $(SOAKFLAGS)
 
 .PHONY: fuzz
 fuzz: ## each fuzz test for FUZZTIME

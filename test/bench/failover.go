@@ -97,6 +97,7 @@ func record(s *samples, sys, name string, h history) {
 		add("takeover", "ms", milliseconds(after))
 	}
 	add("lost", "probes", float64(h.fault.Lost))
+	add("stall", "ms", milliseconds(h.fault.Stall)) // how far the probe itself was late
 	add("healing", "ms", milliseconds(h.healing.Outage))
 	add("healing-lost", "probes", float64(h.healing.Lost))
 	add("dual", "answers", float64(len(h.fault.Dual)+len(h.healing.Dual)))
