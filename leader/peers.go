@@ -165,8 +165,8 @@ func (r *Raft) better(id string) bool {
 }
 
 // wait is how long this node lets reachable nodes other than leader go first: a
-// millisecond each, and as long as the contacts to a leader differ (heartbeats go
-// out each T/10 to T/5) if one of them has a higher priority.
+// millisecond each, and longer than the contacts to a leader differ (heartbeats go
+// out each T/10 to T/5, and take their time) if one of them has a higher priority.
 func (r *Raft) wait(leader string) time.Duration {
 	us := r.ours()
 	r.mu.Lock()
@@ -178,7 +178,7 @@ func (r *Raft) wait(leader string) time.Duration {
 		}
 		d += time.Millisecond
 		if p.hello.Priority > us.Priority {
-			skew = r.id.T / 5
+			skew = r.id.T * 3 / 10
 		}
 	}
 	return d + skew

@@ -35,7 +35,7 @@ func TestSimulation(t *testing.T) {
 	}
 	began := time.Now()
 	for i := range runs {
-		if i > 0 && os.Getenv("SIM_RUNS") == "" && time.Since(began) > 25*time.Second {
+		if i > 0 && os.Getenv("SIM_RUNS") == "" && time.Since(began) > 15*time.Second {
 			t.Logf("%d seeds in %v", i, time.Since(began).Round(time.Second))
 			return
 		}
