@@ -63,7 +63,7 @@ func TestPriorityGoesFirst(t *testing.T) {
 			w.start("n1")
 			w.known()
 		}
-		if won < 5 { // 2 or 3 without the head start
+		if won < 5 {
 			t.Errorf("the preferred node won %d of 10 elections", won)
 		}
 		w.moveTo("n1")
