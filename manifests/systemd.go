@@ -121,10 +121,10 @@ Type=exec
 ExecStart={{.Binary}} run --config {{.Config}}
 Restart=always
 RestartSec=1s
-# SIGTERM hands the address over, then goes on accepting for up to linger (60 s at most). Only the main process is
-# asked; what is left of health checks at the end is killed.
+# SIGTERM hands the address over, goes on accepting until the next holder is known, and lets go: within 13 s in any
+# case. Only the main process is asked; what is left of health checks at the end is killed.
 KillMode=mixed
-TimeoutStopSec=75s
+TimeoutStopSec=20s
 
 User={{.User}}
 # NET_ADMIN: the address and the mute. NET_RAW: ARP and NDP. SYS_NICE: real-time scheduling of the election.

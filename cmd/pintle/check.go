@@ -80,7 +80,7 @@ func together(errs ...error) error {
 
 // problem is an error of this machine in the form of those of the file.
 func problem(cfg *config.Config, path string, err error) error {
-	return errors.New(config.Problem{File: cfg.File, Path: path, Message: err.Error()}.String())
+	return errors.New(cfg.Problem(path, "", err.Error(), "").String())
 }
 
 // checkRights names the capabilities that this process lacks.

@@ -30,15 +30,16 @@ var mutants = []mutant{
 	{"lease longer than the margin allows", wordFile, []string{"return t / 10 * 9 }", "return t / 10 * 12 }"}},
 	{"no margin for clocks", wordFile, []string{"return t / 10 * 9 }", "return t / 100 * 106 }"}},
 	{"keeps no promise", wordFile, []string{"now >= w.until || w.freed(a) {", "now >= 0 {"}},
-	{"a promise cut short", wordFile, []string{"w.until = max(w.until, now.Add(w.longT))", "w.until = max(w.until, now.Add(w.longT/2))"}},
+	{"a promise cut short", wordFile, []string{"w.until = max(w.until, now.Add(w.least))", "w.until = max(w.until, now.Add(w.least/2))"}},
+	{"promises the T it began with", wordFile, []string{"w.least = max(w.least, a.T)", "_ = a.T", "	w.least = t\n	if now", "	if now"}},
 	{"forgets its promises in a restart", wordFile, []string{"w.silent = now.Add(t)", "w.silent = now", "w.vague = votesLost", "w.vague = false"}},
 	{"a release does not end the term", wordFile, []string{"	w.End(term)\n	return &Release", "	return &Release"}},
 	{"counts one voter as a majority", wordFile, []string{"return ends[len(ends)/2]", "return ends[0]"}},
 	{"a lease that never runs out", leaseFile, []string{"return l != nil && int64(l.clock()) < l.until.Load()", "return l != nil && l.until.Load() != 0"}},
 	{"announces before it holds", "plan.go", []string{"if seat.Valid && !leave && f.holds(a.Prefix) {", "if seat.Valid && !leave {"}},
 	{"resigns before the last claim", "plan.go", []string{"if !leave || f.claims(c) {", "if !leave {"}},
-	{"lets go before the last claim", "plan.go", []string{"case s.Valid && !leave, f.claims(c):", "case s.Valid && !leave:"}},
-	{"never lets go", "plan.go", []string{"return s.Valid || f.Healthy()", "return true || f.Healthy()"}},
+	{"lets go before the last claim", "plan.go", []string{"case s.Valid: //", "case s.Valid && !f.Draining && !f.Leaves(c.Seat): //"}},
+	{"never lets go", "plan.go", []string{"return f.Healthy() && f.accepts", "return true || f.accepts"}},
 	{"keeps the seat from a healthier node", "plan.go", []string{"return f.moving(seat) || f.Sick(seat)", "return false"}},
 }
 
@@ -80,7 +81,7 @@ func (m mutant) mustDie(t *testing.T) {
 	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "go", "test", "-count=1", "-vet=off", "-overlay", filepath.Join(dir, "overlay.json"), "-run", "^TestSim$", ".")
-	cmd.Env = append(os.Environ(), "SIM_RUNS=1200")
+	cmd.Env = append(os.Environ(), "SIM_RUNS=3000")
 	out, err := cmd.CombinedOutput()
 	if err == nil {
 		t.Fatalf("the simulation does not notice")

@@ -33,7 +33,7 @@ func Plan(f *Facts) State {
 		if !leave || f.claims(c) {
 			want.Seats = append(want.Seats, c.Seat)
 		}
-		bind := f.binds(c, seat, leave)
+		bind := f.binds(c, seat)
 		for _, a := range c.Addrs {
 			if bind {
 				want.Addresses = append(want.Addresses, a.Prefix)
@@ -65,18 +65,18 @@ func (f *Facts) Sick(seat string) bool {
 }
 
 // binds reports whether the addresses of a claim belong on this host.
-func (f *Facts) binds(c Claim, s Seat, leave bool) bool {
+func (f *Facts) binds(c Claim, s Seat) bool {
 	switch {
-	case s.Valid && !leave, f.claims(c):
+	case s.Valid: // also while the seat is being handed over
 		return true
 	case f.Draining:
-		return s.Valid || f.accepts(s, min(f.Linger, 2*time.Second)) && !f.relieved(c, s)
+		return f.accepts(s, min(f.Linger, 2*time.Second)) && !f.relieved(c, s)
 	case f.Ready && s.Term.Joined && f.Healthy():
 		return true
 	case s.Term.Standing && f.Healthy():
 		return true // the vote is under way: binding early costs the take-over nothing
 	}
-	return s.Valid || f.Healthy() && f.accepts(s, f.Linger) && (f.Socks != 0 || !f.relieved(c, s))
+	return f.Healthy() && f.accepts(s, f.Linger) && (f.Socks != 0 || !f.relieved(c, s))
 }
 
 // accepts reports whether a former holder is still within its linger.

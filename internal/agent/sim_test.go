@@ -260,6 +260,9 @@ func (n *simNode) receive(m simMsg) {
 			n.conf, n.kept = m.conf, n.term // on disk
 		}
 		n.commit = min(m.commit, n.conf.index)
+		if n.commit == n.conf.index && n.word.Settle(now, n.conf.t) {
+			n.promised = n.conf.t
+		}
 		n.send(simMsg{to: m.from, kind: "appended", term: n.term, ok: true, sent: m.sent, t: m.t, conf: n.conf})
 	case "appended":
 		if m.term > n.term {
@@ -586,7 +589,10 @@ func (w *simWorld) harm() {
 	}
 	n := w.nodes[w.r.IntN(len(w.nodes))]
 	o := w.nodes[w.r.IntN(len(w.nodes))]
-	switch w.r.IntN(12) {
+	if i := slices.IndexFunc(w.nodes, func(n *simNode) bool { return n.lease.Valid() }); i >= 0 && w.r.IntN(2) == 0 {
+		n = w.nodes[i] // the holder has more to lose
+	}
+	switch w.r.IntN(16) {
 	case 0, 1:
 		w.log("%s pauses", n.name)
 		n.paused, n.wakeAt = !n.dead, w.now+time.Duration(w.r.IntN(900))*time.Millisecond
@@ -605,12 +611,15 @@ func (w *simWorld) harm() {
 		clear(w.cut)
 	case 8:
 		n.facts.Checks["c"] = !n.facts.Checks["c"]
-	case 9:
+	case 9, 12, 13:
 		n.facts.Draining = !n.facts.Draining
 		if n.facts.Draining && w.r.IntN(2) == 0 {
-			n.backAt = w.now + time.Duration(w.r.IntN(40))*time.Millisecond
+			n.backAt = w.now + time.Duration(w.r.IntN(12))*time.Millisecond
 		}
-	case 10:
+	case 10, 14, 15:
+		if i := slices.IndexFunc(w.nodes, func(n *simNode) bool { return n.role == "leader" && !n.dead }); i >= 0 {
+			n = w.nodes[i]
+		}
 		w.change(n)
 	case 11:
 		w.log("split")
@@ -635,8 +644,8 @@ func (w *simWorld) change(n *simNode) {
 	o := w.nodes[w.r.IntN(len(w.nodes))].name
 	i := slices.Index(next.voters, o)
 	switch {
-	case w.r.IntN(3) == 0:
-		next.t = time.Duration(60+w.r.IntN(120)) * time.Millisecond
+	case w.r.IntN(2) == 0:
+		next.t = time.Duration(60+w.r.IntN(200)) * time.Millisecond
 	case i < 0:
 		next.voters = append(next.voters, o)
 	case len(next.voters) > 2 && o != n.name:
@@ -657,7 +666,7 @@ func (w *simWorld) heal() {
 }
 
 func simRuns(t *testing.T) (first, n uint64) {
-	n = 1200
+	n = 1000
 	if testing.Short() {
 		n = 150
 	}

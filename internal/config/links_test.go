@@ -94,3 +94,20 @@ func TestResolveOnAnotherHost(t *testing.T) {
 		t.Errorf("got %v, want %s", problems, want)
 	}
 }
+
+func TestProblemOfTheHost(t *testing.T) {
+	c, problems := Parse([]byte("apiVersion: pintle.dev/v1\nnode: n1\naddresses: [{address: 192.0.2.9}]\nraft:\n  peers:\n    - {name: n1, address: 192.0.2.1}\n"),
+		"f.yaml", Options{})
+	if c == nil {
+		t.Fatal(problems)
+	}
+	for path, want := range map[string]string{
+		"raft.peers[0].address": "f.yaml:6: raft.peers[0].address: x: in use (stop it)",
+		"raft.tls":              "f.yaml:4: raft.tls: x: in use (stop it)", // not in the file: where raft is
+		"server.listen":         "f.yaml:1: server.listen: x: in use (stop it)",
+	} {
+		if got := c.Problem(path, "x", "in use", "stop it").String(); got != want {
+			t.Errorf("%s: %q, want %q", path, got, want)
+		}
+	}
+}

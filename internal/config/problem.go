@@ -41,6 +41,14 @@ func (p Problem) String() string {
 	}, line)
 }
 
+// Problem is one about a key of this configuration that only shows on the host, with the key's place in the file, or that
+// of the nearest thing around it.
+func (c *Config) Problem(path, value, message, hint string) Problem {
+	r := &reader{file: c.File, at: c.at}
+	r.add(path, value, message, hint)
+	return r.problems[0]
+}
+
 // quote leaves a plain value as it is, and makes any other fit into a line.
 func quote(s string) string {
 	const most = 80

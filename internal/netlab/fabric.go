@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"sync"
 	"time"
 
 	"github.com/google/nftables"
@@ -61,11 +62,17 @@ func (f *fabric) open() error {
 	if err != nil {
 		return fmt.Errorf("open nftables: %w", err)
 	}
-	if f.filter, err = newFilter(conn); err != nil {
+	naming.Lock()
+	f.filter, err = newFilter(conn)
+	naming.Unlock()
+	if err != nil {
 		return err
 	}
 	return f.addBridge()
 }
+
+// naming orders those who make nftables sets: the library numbers them from a global that nothing guards.
+var naming sync.Mutex
 
 // addBridge makes the bridge. It keeps quiet itself: no IPv6 of its own, no spanning tree, no snooping.
 func (f *fabric) addBridge() error {
