@@ -21,18 +21,32 @@ type memNet struct {
 	owner     map[string]string
 	listeners map[string]*memListener
 	cut       map[[2]string]bool
+	lag       map[[2]string]time.Duration // of one direction, on top
 	pipes     map[*memPipe]struct{}
 }
 
 func newMemNet(seed uint64) *memNet {
 	return &memNet{rng: rand.New(rand.NewPCG(seed, 2)), delay: 2 * time.Millisecond, owner: map[string]string{},
-		listeners: map[string]*memListener{}, cut: map[[2]string]bool{}, pipes: map[*memPipe]struct{}{}}
+		listeners: map[string]*memListener{}, cut: map[[2]string]bool{}, lag: map[[2]string]time.Duration{}, pipes: map[*memPipe]struct{}{}}
 }
 
 func (n *memNet) some() time.Duration {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return time.Duration(n.rng.Int64N(int64(n.delay) + 1))
+}
+
+// lagOf is how much longer one direction takes.
+func (n *memNet) lagOf(from, to string) time.Duration {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.lag[[2]string{from, to}]
+}
+
+func (n *memNet) setLag(from, to string, d time.Duration) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.lag[[2]string{from, to}] = d
 }
 
 func (n *memNet) isCut(from, to string) bool {
@@ -188,7 +202,7 @@ func (p *memPipe) end(err error) {
 }
 
 func (p *memPipe) write(b []byte) (int, error) {
-	at := time.Now().Add(p.net.some())
+	at := time.Now().Add(p.net.some() + p.net.lagOf(p.from, p.to))
 	p.mu.Lock()
 	if p.closed != nil {
 		p.mu.Unlock()

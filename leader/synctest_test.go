@@ -99,7 +99,7 @@ func (s *simulation) any() string { return s.peers[s.rng.IntN(len(s.peers))].Nam
 func (s *simulation) fault(t time.Duration) {
 	name, other := s.any(), s.any()
 	n := s.nodes[name]
-	switch s.rng.IntN(12) {
+	switch s.rng.IntN(14) {
 	case 0, 1:
 		s.note("isolate %s", name)
 		s.net.isolate(name, s.peers, true)
@@ -136,6 +136,10 @@ func (s *simulation) fault(t time.Duration) {
 	case 10:
 		s.note("%s stands again", name)
 		n.raft.Set([]string{"cp"})
+	case 12:
+		s.slowAnswersThenNone(t)
+	case 13:
+		s.crashAll()
 	case 11:
 		healthy := s.rng.IntN(2) == 0
 		s.note("%s healthy: %v", name, healthy)
@@ -143,10 +147,48 @@ func (s *simulation) fault(t time.Duration) {
 	}
 }
 
+// slowAnswersThenNone lets the answers to the holder take most of T, and then its
+// requests get lost: the send time is what counts.
+func (s *simulation) slowAnswersThenNone(t time.Duration) {
+	for _, h := range s.up() {
+		if !h.holds() {
+			continue
+		}
+		s.note("answers to %s take long, then it is not heard", h.name)
+		for _, p := range s.peers {
+			s.net.setLag(p.Name, h.name, t*8/10)
+		}
+		time.Sleep(3 * t)
+		for _, p := range s.peers {
+			s.net.setCut(h.name, p.Name, p.Name != h.name)
+		}
+		time.Sleep(2 * t)
+		return
+	}
+}
+
+// crashAll restarts all nodes but the holder, which is cut off: they have
+// forgotten what they promised.
+func (s *simulation) crashAll() {
+	s.note("all but the holder restart, and it is cut off")
+	for _, p := range s.peers {
+		n := s.nodes[p.Name]
+		if n.cancel == nil {
+			s.start(p.Name)
+		} else if n.holds() {
+			s.net.isolate(p.Name, s.peers, true)
+		} else {
+			s.stop(p.Name)
+			s.start(p.Name)
+		}
+	}
+}
+
 func (s *simulation) healLinks() {
 	for _, a := range s.peers {
 		for _, b := range s.peers {
 			s.net.setCut(a.Name, b.Name, false)
+			s.net.setLag(a.Name, b.Name, 0)
 		}
 	}
 }
