@@ -86,6 +86,7 @@ func TestTables(t *testing.T) {
 		{"failover", "pintle-fast", "cut", "outage", "ms", 9, 100, 110, 120},
 		{"failover", "pintle-fast", "cut", "takeover", "ms", 9, 0, 0, 0},
 		{"failover", "keepalived-1s", "cut", "outage", "ms", 9, 400, 500, 600},
+		{"failover", "keepalived-1s", "cut", "lost", "probes", 9, 200, 250, 300},
 		{"failover", "keepalived-1s", "kill", "outage", "ms", 9, 0.4, 1, 1},
 		{"failover", "pintle-fast", "kill", "outage", "ms", 9, 0.2, 1, 1},
 		{"failover", "pintle-fast", "kill", "dual", "answers", 9, 0, 0, 3},

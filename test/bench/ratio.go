@@ -44,15 +44,18 @@ func sides(fs []Figure) (ours, theirs []string) {
 	return ours, theirs
 }
 
-// noise is the outage, in ms, up to which nobody was without an answer: less than the probe's interval.
-const noise = 2.0
-
-// ratio of two medians; "-" where one of them was not measured or both are noise.
+// ratio of two medians; "-" where one of them was not measured, or where neither's client lost an answer: gaps are then
+// those of the machine's scheduling.
 func ratio(fs []Figure, our, their, cas, metric string) string {
 	a, ok1 := find(fs, our, cas, metric)
 	b, ok2 := find(fs, their, cas, metric)
-	if !ok1 || !ok2 || b.Median == 0 || a.Median < noise && b.Median < noise {
+	if !ok1 || !ok2 || b.Median == 0 || metric == "outage" && !lost(fs, our, cas) && !lost(fs, their, cas) {
 		return "-"
 	}
 	return fmt.Sprintf("%.2f", a.Median/b.Median)
+}
+
+func lost(fs []Figure, sys, cas string) bool {
+	f, _ := find(fs, sys, cas, "lost")
+	return f.Median > 0
 }
