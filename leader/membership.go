@@ -7,6 +7,7 @@ import (
 	"net"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -215,35 +216,59 @@ type outcome struct {
 	errs    []string
 }
 
-// askAround asks every known node to let this one in.
-func (r *Raft) askAround(ctx context.Context) outcome {
-	type place struct{ addr, name string }
-	var places []place
+// A place is where a member may be asked, "" for one that may be any.
+type place struct{ addr, name string }
+
+func (r *Raft) places() []place {
+	var ps []place
 	for _, p := range r.cfg.Peers {
 		if p.Name != r.cfg.Node {
-			places = append(places, place{p.Address, p.Name})
+			ps = append(ps, place{p.Address, p.Name})
 		}
 	}
 	for _, a := range r.cfg.Join {
-		places = append(places, place{a, ""})
+		ps = append(ps, place{a, ""})
 	}
-	var out outcome
+	return ps
+}
+
+// askAround asks every known node to let this one in, all at once.
+func (r *Raft) askAround(ctx context.Context) outcome {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
 	q := question{Op: "join", Name: r.cfg.Node, ID: string(r.id.serverID()), Address: r.self.Address}
-	for _, p := range places {
-		ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
-		a, err := r.askAt(ctx, p.addr, p.name, q)
-		cancel()
+	places := r.places()
+	replies, errs := make([]reply, len(places)), make([]error, len(places))
+	var wg sync.WaitGroup
+	for i, p := range places {
+		wg.Go(func() {
+			replies[i], errs[i] = r.askAt(ctx, p.addr, p.name, q)
+			if errs[i] == nil && replies[i].letIn() {
+				cancel() // one is enough
+			}
+		})
+	}
+	wg.Wait()
+	return sum(places, replies, errs)
+}
+
+// letIn reports whether the cluster took the asking node in.
+func (a reply) letIn() bool { return a.Error == "" && a.Cluster != "" }
+
+// sum puts together what a round of asking brought.
+func sum(places []place, replies []reply, errs []error) outcome {
+	var out outcome
+	for i, a := range replies {
 		switch {
-		case err != nil:
-			out.errs = append(out.errs, err.Error())
-		case a.Error == "" && a.Cluster != "":
+		case errs[i] != nil:
+			out.errs = append(out.errs, errs[i].Error())
+		case a.letIn():
 			out.cluster, out.t, out.agreed = a.Cluster, a.T, a.Agreed
-			return out
-		case a.Fresh && p.name != "":
+		case a.Fresh && places[i].name != "":
 			out.fresh++
 		case a.Cluster != "":
 			out.known = true
-			out.errs = append(out.errs, p.addr+": "+a.Error)
+			out.errs = append(out.errs, places[i].addr+": "+a.Error)
 		}
 	}
 	return out
@@ -443,61 +468,4 @@ func (s *session) caughtUp() []raft.Server {
 	}
 	slices.SortFunc(ready, func(a, b raft.Server) int { return strings.Compare(string(a.ID), string(b.ID)) })
 	return ready
-}
-
-// Recover makes a new cluster out of the one node whose state directory this
-// is, after a majority was lost for good. The node must not be running. The new
-// cluster has a new ID, so that the lost nodes, should they ever come back, are
-// refused until their state directories are removed.
-func Recover(stateDir, node, address string) (cluster string, err error) {
-	dir, err := openStateDir(stateDir)
-	if err != nil {
-		return "", err
-	}
-	defer func() { err = errors.Join(err, dir.Close()) }()
-	id, err := dir.loadIdentity(node)
-	if err != nil {
-		return "", err
-	}
-	if id.Cluster == "" {
-		return "", fmt.Errorf("%w %s: this node was never a member of a cluster", ErrState, stateDir)
-	}
-	st, _, err := openStore(dir.file("state.json"), true)
-	if err != nil {
-		return "", err
-	}
-	id.Cluster = randomID(8) // first: the old cluster must never hear of the new configuration
-	if err := dir.saveIdentity(id); err != nil {
-		return "", err
-	}
-	r := &Raft{dir: dir, id: id, store: st}
-	return id.Cluster, r.forceAlone(address)
-}
-
-// forceAlone appends a configuration of this node only, in a new term.
-func (r *Raft) forceAlone(address string) error {
-	files, err := raft.NewFileSnapshotStoreWithLogger(r.dir.path, 1, nil)
-	if err != nil {
-		return err
-	}
-	last, err := r.store.LastIndex()
-	if err != nil {
-		return err
-	}
-	var l raft.Log
-	if last > 0 {
-		if err := r.store.GetLog(last, &l); err != nil {
-			return err
-		}
-	}
-	list, err := files.List()
-	if err != nil {
-		return err
-	}
-	for _, m := range list {
-		last, l.Term = max(last, m.Index), max(l.Term, m.Term)
-	}
-	term := max(l.Term, r.store.kept.Uints["CurrentTerm"]) + 1
-	conf := raft.Configuration{Servers: []raft.Server{{ID: r.id.serverID(), Address: raft.ServerAddress(address)}}}
-	return r.bootstrapLog(conf, last+1, term)
 }

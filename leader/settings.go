@@ -2,6 +2,7 @@ package leader
 
 import (
 	"encoding/json"
+	"errors"
 	"io"
 	"log/slog"
 	"strings"
@@ -70,8 +71,7 @@ func (s *settings) Restore(r io.ReadCloser) error {
 // Persist implements raft.FSMSnapshot.
 func (a agreement) Persist(sink raft.SnapshotSink) error {
 	if err := json.NewEncoder(sink).Encode(a); err != nil {
-		sink.Cancel()
-		return err
+		return errors.Join(err, sink.Cancel())
 	}
 	return sink.Close()
 }

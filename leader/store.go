@@ -3,157 +3,14 @@ package leader
 import (
 	"cmp"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"hash/crc32"
-	"os"
 	"path/filepath"
 	"slices"
 	"sync"
 	"time"
 
-	"github.com/google/renameio/v2"
 	"github.com/hashicorp/raft"
-	"golang.org/x/sys/unix"
 )
-
-// identity is who a node is in its cluster. It outlives every restart.
-type identity struct {
-	Cluster  string        `json:"cluster"` // "" until the node has joined
-	Node     string        `json:"node"`
-	Instance string        `json:"instance"` // made anew with an empty state directory
-	T        time.Duration `json:"t"`        // the cluster's promise, as last agreed
-	Agreed   uint64        `json:"agreed"`   // the log index at which T was agreed on
-}
-
-// serverID is the node's ID in the Raft configuration. A node that lost its
-// state comes back with another one, so that its forgotten votes never count.
-func (id identity) serverID() raft.ServerID { return raft.ServerID(id.Node + "." + id.Instance) }
-
-// A stateDir is the folder that keeps a node's identity and Raft state:
-//
-//	lock           held while a process uses the folder
-//	identity.json  see identity
-//	state.json     log, vote and term, see store
-//	snapshots/     written by hashicorp/raft
-//
-// A file that cannot be read back is refused, never replaced.
-type stateDir struct {
-	path string
-	lock *os.File
-}
-
-// ErrState marks an error that only a person can mend: the state directory is
-// damaged or in use.
-var ErrState = errors.New("state directory")
-
-func openStateDir(path string) (*stateDir, error) {
-	if err := os.MkdirAll(path, 0o700); err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrState, err)
-	}
-	f, err := os.OpenFile(filepath.Join(path, "lock"), os.O_CREATE|os.O_RDWR|unix.O_CLOEXEC, 0o600)
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrState, err)
-	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		f.Close()
-		return nil, fmt.Errorf("%w %s: in use by another process", ErrState, path)
-	}
-	return &stateDir{path: path, lock: f}, nil
-}
-
-func (d *stateDir) Close() error { return d.lock.Close() }
-
-func (d *stateDir) file(name string) string { return filepath.Join(d.path, name) }
-
-func (d *stateDir) loadIdentity(node string) (identity, error) {
-	var id identity
-	found, err := readSealed(d.file("identity.json"), &id)
-	switch {
-	case err != nil:
-		return id, err
-	case !found && d.has("state.json"):
-		return id, fmt.Errorf("%w %s: state.json is there but identity.json is not: %s", ErrState, d.path, mendHint(d.path))
-	case !found:
-		id = identity{Node: node, Instance: randomID(4)}
-		return id, d.saveIdentity(id)
-	case id.Node != node:
-		return id, fmt.Errorf("%w %s: belongs to node %q, this is %q: give each node a directory of its own", ErrState, d.path, id.Node, node)
-	case id.Cluster != "" && !d.has("state.json"): // its votes and its log are lost: it must not vote under this ID again
-		return id, fmt.Errorf("%w %s: identity.json is there but state.json is not: %s", ErrState, d.path, mendHint(d.path))
-	}
-	return id, nil
-}
-
-func (d *stateDir) has(name string) bool {
-	_, err := os.Stat(d.file(name))
-	return err == nil
-}
-
-func (d *stateDir) saveIdentity(id identity) error { return writeSealed(d.file("identity.json"), id) }
-
-func mendHint(dir string) string {
-	return "put back a good copy, or move " + dir + " away and start again: the node then joins as a new member"
-}
-
-// sealed is a JSON file with a checksum over its content.
-type sealed struct {
-	Format  int             `json:"format"`
-	Sum     uint32          `json:"crc32c"`
-	Content json.RawMessage `json:"content"`
-}
-
-var castagnoli = crc32.MakeTable(crc32.Castagnoli)
-
-// writeSealed replaces a file atomically; it is on disk when it returns.
-func writeSealed(path string, v any) error {
-	content, err := json.Marshal(v)
-	if err != nil {
-		return err
-	}
-	out, err := json.Marshal(sealed{Format: 1, Sum: crc32.Checksum(content, castagnoli), Content: content})
-	if err != nil {
-		return err
-	}
-	if err := renameio.WriteFile(path, append(out, '\n'), 0o600); err != nil {
-		return fmt.Errorf("%w: write %s: %w", ErrState, path, err)
-	}
-	return syncDir(filepath.Dir(path))
-}
-
-// syncDir makes a rename in dir durable.
-func syncDir(dir string) error {
-	f, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	return f.Sync()
-}
-
-func readSealed(path string, v any) (found bool, err error) {
-	raw, err := os.ReadFile(path)
-	if errors.Is(err, os.ErrNotExist) {
-		return false, nil
-	}
-	if err != nil {
-		return false, fmt.Errorf("%w: %w", ErrState, err)
-	}
-	var s sealed
-	if err := json.Unmarshal(raw, &s); err != nil {
-		return true, fmt.Errorf("%w: %s is damaged (%v): %s", ErrState, path, err, mendHint(filepath.Dir(path)))
-	}
-	if s.Format != 1 {
-		return true, fmt.Errorf("%w: %s has format %d, this version reads 1: upgrade pintle", ErrState, path, s.Format)
-	}
-	if sum := crc32.Checksum(s.Content, castagnoli); sum != s.Sum {
-		return true, fmt.Errorf("%w: %s is damaged (checksum %08x, want %08x): %s", ErrState, path, sum, s.Sum, mendHint(filepath.Dir(path)))
-	}
-	if err := json.Unmarshal(s.Content, v); err != nil {
-		return true, fmt.Errorf("%w: %s: %w", ErrState, path, err)
-	}
-	return true, nil
-}
 
 // A store is the log and stable store of one node: in memory, and on disk as
 // one small file that is replaced as a whole. What must not be forgotten
@@ -315,30 +172,6 @@ func (s *store) server(name string) (raft.ServerID, raft.ServerAddress, bool) {
 		}
 	}
 	return "", "", false
-}
-
-// snapshots tells the store of configurations that come or go with a snapshot.
-type snapshots struct {
-	raft.SnapshotStore
-	store *store
-}
-
-func openSnapshots(base raft.SnapshotStore, s *store) (*snapshots, error) {
-	list, err := base.List()
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrState, err)
-	}
-	for _, m := range list {
-		s.noteBase(newConfig(m.ConfigurationIndex, m.Configuration))
-	}
-	return &snapshots{base, s}, nil
-}
-
-func (s *snapshots) Create(v raft.SnapshotVersion, index, term uint64, c raft.Configuration, ci uint64, t raft.Transport) (raft.SnapshotSink, error) {
-	s.store.mu.Lock()
-	s.store.noteBase(newConfig(ci, c))
-	s.store.mu.Unlock()
-	return s.SnapshotStore.Create(v, index, term, c, ci, t)
 }
 
 // Promise makes sure that a restarted node will know that it promised up to t.

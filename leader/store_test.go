@@ -19,7 +19,7 @@ func reopen(t *testing.T, s *store, strict bool) *store {
 	path := filepath.Join(t.TempDir(), "state.json")
 	b, err := os.ReadFile(s.path)
 	if errors.Is(err, os.ErrNotExist) {
-		b, err = nil, nil
+		err = nil
 	} else if err == nil {
 		err = os.WriteFile(path, b, 0o600)
 	}
@@ -298,7 +298,7 @@ func TestStateThatIsRefused(t *testing.T) {
 		spoil func(t *testing.T, dir string)
 		want  []string
 	}{
-		{"cut off", write("state.json", `{"format":1,"crc`), []string{"state.json is damaged", "put back a good copy, or move"}},
+		{"cut off", write("state.json", `{"format":1,"crc`), []string{"state.json is damaged", "start again: the node then joins as a new member"}},
 		{"empty", write("state.json", ``), []string{"state.json is damaged", "put back"}},
 		{"a foreign file", write("identity.json", "#!/bin/sh\n"), []string{"identity.json is damaged", "put back"}},
 		{"a flipped bit", change("state.json", `"Index":1`, `"Index":3`), []string{"state.json is damaged (checksum", "put back"}},

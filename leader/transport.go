@@ -160,7 +160,7 @@ func (t *transport) judge(r raft.RPC) error {
 	case *raft.InstallSnapshotRequest:
 		err := t.judgeStamped(Append, c.RPCHeader, c.Term, c.Leader)
 		if err != nil && r.Reader != nil {
-			io.Copy(io.Discard, r.Reader) // the connection is reused
+			_, _ = io.Copy(io.Discard, r.Reader) // the connection is reused; if it broke, its next user finds out
 		}
 		return err
 	case *raft.RequestVoteRequest:

@@ -17,6 +17,7 @@ import (
 	"github.com/pintle-lb/pintle/internal/config"
 	"github.com/pintle-lb/pintle/internal/node"
 	"github.com/pintle-lb/pintle/internal/status"
+	"github.com/pintle-lb/pintle/leader"
 	"github.com/pintle-lb/pintle/leader/pki"
 	"github.com/pintle-lb/pintle/vip"
 )
@@ -65,7 +66,7 @@ func preflight(ctx context.Context, w io.Writer, cfg *config.Config) error {
 	if status.NewClient(status.Socket(cfg.Server.RunDir, cfg.Instance)).Running(ctx) {
 		fmt.Fprintf(w, "warning: a pintle of instance %s is running here: ports and the address were not checked\n", cfg.Instance)
 	} else {
-		errs = append(errs, checkPorts(cfg), checkFree(ctx, cfg))
+		errs = append(errs, leader.CheckState(cfg.Raft.StateDir, cfg.Node), checkPorts(cfg), checkFree(ctx, cfg))
 	}
 	return together(errs...)
 }

@@ -164,8 +164,8 @@ type single struct {
 func (s *single) do(parent context.Context, timeout time.Duration, probe func(context.Context) error) error {
 	if s.ended != nil {
 		select {
-		case <-s.ended:
-			s.ended = nil // its answer is about long ago
+		case err := <-s.ended:
+			_, s.ended = err, nil // its answer is about long ago
 		default:
 			return ErrStuck
 		}

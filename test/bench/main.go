@@ -30,6 +30,7 @@ type benchmark struct {
 var benchmarks = []benchmark{
 	{"failover", 10, failover, failoverTable},
 	{"idle", 1, idle, idleTable},
+	{"calm", 1, calm, calmTable},
 }
 
 // A plan says what a benchmark measures.
@@ -73,7 +74,7 @@ func run(ctx context.Context, args []string) error {
 	only := flags.String("systems", "", "systems to measure (default: all)")
 	cases := flags.String("faults", strings.Join(caseNames(), ","), "what failover does")
 	runs := flags.Int("runs", 0, "rounds (default: 10 of failover, 1 of idle)")
-	minute := flags.Duration("minute", time.Minute, "how long idle watches each system")
+	minute := flags.Duration("minute", time.Minute, "how long idle and calm watch each system")
 	_ = flags.Parse(args) // it exits
 
 	p := plan{cases: strings.Split(*cases, ","), runs: *runs, minute: *minute}

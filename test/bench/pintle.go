@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -19,11 +20,20 @@ import (
 // pintleSystem is Pintle with one timing profile.
 type pintleSystem struct {
 	exe, profile string
+	realtime     string // "": as the configuration has it by default
 	period       time.Duration
 	clients      map[string]*status.Client // by directory; each keeps its connection
 }
 
-func (s *pintleSystem) Name() string            { return "pintle-" + s.profile }
+func (s *pintleSystem) Name() string {
+	switch s.realtime {
+	case "off":
+		return "pintle-" + s.profile + "-normal"
+	case "auto":
+		return "pintle-" + s.profile + "-realtime"
+	}
+	return "pintle-" + s.profile
+}
 func (s *pintleSystem) Period() time.Duration   { return s.period }
 func (s *pintleSystem) Version() string         { return firstLine(s.exe, "version") }
 func (s *pintleSystem) Binary() (string, error) { return exec.LookPath(s.exe) }
@@ -61,6 +71,7 @@ raft:
 	for _, p := range peers {
 		fmt.Fprintf(&b, "    - {name: %s, address: \"%s:7400\"}\n", p.Name(), p.Addr())
 	}
+	fmt.Fprintf(&b, "  realtime: %s\n", cmp.Or(s.realtime, "auto"))
 	fmt.Fprintf(&b, "server: {runDir: %s/run}\n", dir)
 	return b.String()
 }
