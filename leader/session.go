@@ -188,7 +188,7 @@ func (s *session) tick(ctx context.Context) {
 				s.r.keeper.acked("", term, 0, s.t, sets)
 			}
 		}
-		sleep(ctx, s.t/10)
+		sleep(ctx, s.t/4)
 	}
 }
 
