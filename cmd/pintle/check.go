@@ -44,6 +44,11 @@ with all defaults. Exit status: 0 if all is well, 2 if there are problems.`,
 			if err != nil {
 				return err
 			}
+			for _, a := range cfg.Addresses {
+				if len(a.Links) > 0 {
+					out = fmt.Appendf(out, "# here: %s is announced on %s\n", a.Address, strings.Join(a.Links, ", "))
+				}
+			}
 			_, err = c.OutOrStdout().Write(out)
 			return err
 		},
