@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"slices"
 	"sync"
 	"time"
 
@@ -308,9 +309,15 @@ func (r *Raft) publish() {
 	r.wake()
 }
 
+// listed reports whether this node is in the newest configuration that it has.
+func (r *Raft) listed() bool {
+	members := r.store.servers()
+	return len(members) == 0 || slices.ContainsFunc(members, func(m raft.Server) bool { return m.ID == r.id.serverID() })
+}
+
 // term puts together what this node knows. The caller holds mu.
 func (r *Raft) term() Term {
-	t := Term{Joined: r.id.Cluster != ""}
+	t := Term{Joined: r.id.Cluster != "" && r.listed()}
 	if r.session == nil {
 		return t
 	}

@@ -342,7 +342,10 @@ func (r *Raft) agreed(a agreement) {
 // adopt makes an identity this node's. What it may promise from now on is on
 // disk first.
 func (r *Raft) adopt(id identity) error {
-	err := errors.Join(r.store.Promise(id.T), r.store.SetStrict(id.T > Fast.T()), r.dir.saveIdentity(id))
+	if err := r.store.Promise(id.T); err != nil {
+		return err // what cannot be kept is not promised
+	}
+	err := errors.Join(r.store.SetStrict(id.T > Fast.T()), r.dir.saveIdentity(id))
 	r.mu.Lock()
 	r.id = id
 	r.mu.Unlock()

@@ -177,13 +177,19 @@ func (s *store) server(name string) (raft.ServerID, raft.ServerAddress, bool) {
 // Promise makes sure that a restarted node will know that it promised up to t.
 func (s *store) Promise(t time.Duration) error {
 	s.mu.Lock()
-	longer := t > s.kept.Promised
-	s.kept.Promised = max(t, s.kept.Promised)
+	before := s.kept.Promised
+	s.kept.Promised = max(t, before)
 	s.mu.Unlock()
-	if longer {
-		return s.save()
+	if t <= before {
+		return nil
 	}
-	return nil
+	err := s.save()
+	if err != nil {
+		s.mu.Lock()
+		s.kept.Promised = before // it is not on disk, and may not be given
+		s.mu.Unlock()
+	}
+	return err
 }
 
 // Settled says that no promise longer than t stands any more, and that no vote

@@ -41,18 +41,19 @@ type Config struct {
 
 // An Agent drives one node.
 type Agent struct {
-	cfg     Config
-	log     *slog.Logger
-	in      *inbox
-	facts   Facts
-	want    State
-	bound   *part[netip.Prefix]
-	targets *part[Target]
-	healthy bool
-	history history
-	drained chan struct{}
-	turned  atomic.Int64
-	snap    atomic.Pointer[Snapshot]
+	cfg      Config
+	log      *slog.Logger
+	in       *inbox
+	facts    Facts
+	want     State
+	bound    *part[netip.Prefix]
+	targets  *part[Target]
+	healthy  bool
+	unableAt leader.Instant // when binding failed last
+	history  history
+	drained  chan struct{}
+	turned   atomic.Int64
+	snap     atomic.Pointer[Snapshot]
 }
 
 // New returns an agent. It starts nothing.
@@ -203,17 +204,28 @@ func (a *Agent) learnLinks(up map[string]bool) {
 
 // tellHealth tells the elector how this node ranks.
 func (a *Agent) tellHealth() {
-	if err := a.bound.err; err != nil {
-		a.facts.Unable = err.Error()
-	} else if a.bound.resting() {
-		a.facts.Unable = ""
-	}
+	a.tellAble()
 	if h := a.facts.Healthy(); h != a.healthy {
 		a.healthy = h
 		a.log.Info("health", "healthy", h, "err", a.unhealthyBecause())
 		if r, ok := a.cfg.Elector.(leader.Ranker); ok {
 			r.SetHealthy(h)
 		}
+	}
+}
+
+// unableFor is how long a node that could not bind ranks as unhealthy before it
+// may try again, if it has no reason to try sooner.
+const unableFor = time.Minute
+
+// tellAble takes over whether binding works: that it was not tried says nothing.
+func (a *Agent) tellAble() {
+	switch {
+	case a.bound.err != nil:
+		a.facts.Unable, a.unableAt = a.bound.err.Error(), a.facts.Now
+	case !a.bound.resting():
+	case len(a.bound.mailed) > 0, a.facts.Now.Sub(a.unableAt) > unableFor:
+		a.facts.Unable = ""
 	}
 }
 

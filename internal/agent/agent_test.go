@@ -78,12 +78,16 @@ type rig struct {
 func bubbleClock() leader.Instant { return leader.Instant(time.Now().UnixNano()) }
 
 // inBubble runs an agent under a fake clock.
-func inBubble(t *testing.T, do func(r *rig)) {
+func inBubble(t *testing.T, do func(r *rig), change ...func(*Config)) {
 	synctest.Test(t, func(t *testing.T) {
 		r := &rig{elector: &fakeElector{healthy: true}, bound: &fakeSetter[netip.Prefix]{}, targets: &fakeSetter[Target]{}}
-		r.Agent = New(Config{Node: "n1", Linger: time.Minute, HoldDown: 10 * time.Second, Checks: []string{"api"}, Links: []string{"eth0"},
+		cfg := Config{Node: "n1", Linger: time.Minute, HoldDown: 10 * time.Second, Checks: []string{"api"}, Links: []string{"eth0"},
 			Claims:  []Claim{{Name: "cp", Seat: "cp", Addrs: []Placed{{testAddr, []string{"eth0"}}}}},
-			Elector: r.elector, Addresses: r.bound, Targets: r.targets, Clock: bubbleClock})
+			Elector: r.elector, Addresses: r.bound, Targets: r.targets, Clock: bubbleClock}
+		for _, c := range change {
+			c(&cfg)
+		}
+		r.Agent = New(cfg)
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error, 1)
 		go func() { done <- r.Run(ctx) }()
@@ -219,4 +223,27 @@ func TestAgentNeverLosesTheNewestReport(t *testing.T) {
 			t.Errorf("%+v", r.Snapshot())
 		}
 	})
+}
+
+func TestAgentThatCannotBindStaysUnhealthy(t *testing.T) {
+	inBubble(t, func(r *rig) {
+		r.bound.mu.Lock()
+		r.bound.fail = true
+		r.bound.mu.Unlock()
+		r.Seat("cp", leader.Term{Holder: "n2", Epoch: 3, Joined: true})
+		synctest.Wait()
+		for range 30 {
+			time.Sleep(time.Second)
+			synctest.Wait()
+			if r.Snapshot().Healthy || r.elector.healthy {
+				t.Fatalf("healthy again without having bound: %+v", r.Snapshot())
+			}
+		}
+		r.bound.mu.Lock()
+		tries := r.bound.calls
+		r.bound.mu.Unlock()
+		if tries > 40 {
+			t.Errorf("tried %d times in half a minute", tries)
+		}
+	}, func(c *Config) { c.Ready = true })
 }

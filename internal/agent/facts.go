@@ -81,8 +81,12 @@ type Facts struct {
 	Doing State // what setters are still at; a nil part means that they rest
 }
 
-// Healthy reports whether this node is fit to hold an address.
-func (f *Facts) Healthy() bool {
+// Healthy reports whether this node is fit to hold an address and able to.
+func (f *Facts) Healthy() bool { return f.fit() && f.Unable == "" }
+
+// fit reports whether the service and the links are well. Whether the host can
+// bind shows only if it is tried, so what is to be bound depends on this alone.
+func (f *Facts) fit() bool {
 	for _, ok := range f.Checks {
 		if !ok {
 			return false
@@ -93,7 +97,7 @@ func (f *Facts) Healthy() bool {
 			return false
 		}
 	}
-	return f.Unable == ""
+	return true
 }
 
 // Tick moves time on: leases run out, requests lapse.

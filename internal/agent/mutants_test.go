@@ -39,7 +39,7 @@ var mutants = []mutant{
 	{"announces before it holds", "plan.go", []string{"if seat.Valid && !leave && f.holds(a.Prefix) {", "if seat.Valid && !leave {"}},
 	{"resigns before the last claim", "plan.go", []string{"if !leave || f.claims(c) {", "if !leave {"}},
 	{"lets go before the last claim", "plan.go", []string{"case s.Valid: //", "case s.Valid && !f.Draining && !f.Leaves(c.Seat): //"}},
-	{"never lets go", "plan.go", []string{"return f.Healthy() && f.accepts", "return true || f.accepts"}},
+	{"never lets go", "plan.go", []string{"return f.fit() && f.accepts", "return true || f.accepts"}},
 	{"keeps the seat from a healthier node", "plan.go", []string{"return f.moving(seat) || f.Sick(seat)", "return false"}},
 }
 

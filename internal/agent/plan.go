@@ -23,6 +23,10 @@ import (
 // knows of a new one: the neighbours' tables need to be told.
 const grace = 250 * time.Millisecond
 
+// drainLinger is how long a node that stops goes on accepting when nobody is
+// known to have taken over: long enough for the hand-over itself.
+const drainLinger = 2 * time.Second
+
 // Plan says what the host should have next. It reads no clock and touches
 // nothing. The parts of the result are never nil.
 func Plan(f *Facts) State {
@@ -70,13 +74,13 @@ func (f *Facts) binds(c Claim, s Seat) bool {
 	case s.Valid: // also while the seat is being handed over
 		return true
 	case f.Draining:
-		return f.accepts(s, min(f.Linger, 2*time.Second)) && !f.relieved(c, s)
-	case f.Ready && s.Term.Joined && f.Healthy():
+		return f.accepts(s, drainLinger) && !f.relieved(c, s)
+	case f.Ready && s.Term.Joined && f.fit():
 		return true
-	case s.Term.Standing && f.Healthy():
+	case s.Term.Standing && f.fit():
 		return true // the vote is under way: binding early costs the take-over nothing
 	}
-	return f.Healthy() && f.accepts(s, f.Linger) && (f.Socks != 0 || !f.relieved(c, s))
+	return f.fit() && f.accepts(s, f.Linger) && (f.Socks != 0 || !f.relieved(c, s))
 }
 
 // accepts reports whether a former holder is still within its linger.

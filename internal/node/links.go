@@ -11,6 +11,7 @@ import (
 // A linkState is what matters of a link between two looks.
 type linkState struct {
 	index   int
+	mac     string // a bond may take over that of another slave
 	carrier bool
 }
 
@@ -44,7 +45,7 @@ func (n *Node) watchLinks(ctx context.Context) {
 
 // linksChanged takes the links of the host: their hardware addresses are told to
 // the peers, a link without carrier makes the node unhealthy, and one that came
-// back is announced on again.
+// back, or has another hardware address now, is announced on again.
 func (n *Node) linksChanged(links []vip.Link) {
 	ours := n.announcing()
 	up := map[string]bool{}
@@ -59,7 +60,7 @@ func (n *Node) linksChanged(links []vip.Link) {
 		}
 		up[l.Name] = l.Up && l.Carrier
 		macs = append(macs, l.MAC.String())
-		now[l.Name] = linkState{l.Index, up[l.Name]}
+		now[l.Name] = linkState{l.Index, l.MAC.String(), up[l.Name]}
 	}
 	n.macs.Store(&macs)
 	n.agent.Links(up)
