@@ -143,6 +143,10 @@ func TestNodesThatMissedTheChangesFormNoQuorum(t *testing.T) {
 			w.wait(gone+" to be replaced", func() bool {
 				return len(w.voterNames("n1")) == 3 && !slices.Contains(w.voterNames("n1"), gone)
 			})
+			// Raft lets nobody vote for a node whose own vote it has not heard of yet.
+			w.wait("all to know it", func() bool {
+				return !slices.ContainsFunc(w.up(), func(n *node) bool { return !slices.Equal(w.voterNames(n.name), w.voterNames("n1")) })
+			})
 		}
 		w.stopAll()
 		w.start("n2", "n3") // two of the three that n2 remembers
