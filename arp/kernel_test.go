@@ -152,29 +152,35 @@ func TestForgedClaimsAreHealed(t *testing.T) {
 	seg := newSegment(t)
 	a, client, rogue := seg.station(1).speak(nil), seg.station(10), seg.station(66)
 	a.bind()
+	start := time.Now()
 	a.set(targets(openGate())...)
 	forger := rogue.mac("eth0")
 	wires := map[netip.Addr]wire{vip4: rogue.wire("eth0", etherARP), vip6: rogue.wire("eth0", etherIPv6)}
+	eventually(t, "the take-over is over, which would heal the client too", func() bool {
+		return time.Since(start) > takeOver[len(takeOver)-1]+200*time.Millisecond
+	})
 	for _, addr := range both {
 		client.believe("eth0", addr, a.mac("eth0"), unix.NUD_REACHABLE)
-		eventually(t, "the take-over is done", func() bool { return a.stat("eth0", addr).Announced >= uint64(len(takeOver)) })
-		before := a.stat("eth0", addr)
+		before, forged := a.stat("eth0", addr), uint64(0)
 		for range 3 {
 			for _, f := range announcements(addr, forger) {
 				if err := wires[addr].send(f); err != nil {
 					t.Fatal(err)
 				}
+				forged++
 			}
 		}
-		eventually(t, "it is contested", func() bool {
-			return a.hears(func(h Heard) bool { return h.Addr == addr && h.MAC == forger.String() && h.Defended })
-		})
-		eventually(t, "the last word is said", func() bool {
-			return a.stat("eth0", addr).Announced >= before.Announced+uint64(len(defence))
-		})
+		eventually(t, "all of it is heard", func() bool { return a.stat("eth0", addr).Heard >= before.Heard+forged })
 		eventually(t, "the client is healed", func() bool { return client.believes("eth0", addr) == a.mac("eth0") })
-		if st := a.stat("eth0", addr); st.LastMAC != forger.String() || st.Defended == 0 || st.Heard < 3 {
-			t.Errorf("stats %+v", st)
+		// The defence did it, and not the next steady repeat, which comes 9 s after the take-over at the earliest.
+		if took := time.Since(start); took > takeOver[len(takeOver)-1]+steady*9/10 {
+			t.Errorf("%s: healed only %v after the take-over", addr, took)
+		}
+		if !a.hears(func(h Heard) bool { return h.Addr == addr && h.MAC == forger.String() && h.Defended }) {
+			t.Errorf("%s: reported as not contested", addr)
+		}
+		if st := a.stat("eth0", addr); st.LastMAC != forger.String() || st.Defended == 0 || st.Announced == before.Announced {
+			t.Errorf("stats %+v, before %+v", st, before)
 		}
 	}
 }
@@ -185,11 +191,17 @@ func TestTwoStubbornHoldersDoNotFillTheNetwork(t *testing.T) {
 	a.set(targets(openGate())...)
 	b.set(targets(openGate())...)
 	start := time.Now()
+	for _, n := range []*node{a, b} {
+		for _, addr := range both {
+			eventually(t, "the fight is on", func() bool { return n.stat("eth0", addr).Defended > 0 })
+		}
+	}
 	eventually(t, "four seconds have passed", func() bool { return time.Since(start) > 4*time.Second })
 	for _, n := range []*node{a, b} {
 		for _, addr := range both {
-			if st := n.stat("eth0", addr); st.Defended == 0 || st.Defended > fightMax+6 {
-				t.Errorf("%d bursts against each other in 4 s: %+v", st.Defended, st)
+			most := fightMax + 2 + uint64(time.Since(start)/fightPause)
+			if st := n.stat("eth0", addr); st.Defended > most {
+				t.Errorf("%d bursts against each other in %v: %+v", st.Defended, time.Since(start), st)
 			}
 		}
 	}
@@ -314,7 +326,7 @@ func TestTwoLinksOnOneSegment(t *testing.T) {
 	want := append(targets(openGate()), Target{"eth1", vip4, nil}, Target{"eth1", vip6, nil})
 	a.set(want...)
 	// What another station claims afterwards comes after our own frames, on each link.
-	eventually(t, "the take-over is done", func() bool { return a.stat("eth0", vip6).Announced >= 4 })
+	eventually(t, "both are announced", func() bool { return a.stat("eth0", vip4).Announced > 0 && a.stat("eth0", vip6).Announced > 0 })
 	for addr, w := range map[netip.Addr]wire{vip4: other.wire("eth0", etherARP), vip6: other.wire("eth0", etherIPv6)} {
 		other.must(w.send(announcements(addr, other.mac("eth0"))[0]))
 		for _, link := range []string{"eth0", "eth1"} {
@@ -337,11 +349,13 @@ func TestAnotherVLANIsAnotherNetwork(t *testing.T) {
 	}
 	last := mac{2, 0, 0, 0, 0, 0x77}
 	for addr, w := range map[netip.Addr]wire{vip4: other.wire("eth0", etherARP), vip6: other.wire("eth0", etherIPv6)} {
-		other.must(w.send(tagged(7, announcements(addr, them)[0])))
-		other.must(w.send(tagged(0, announcements(addr, last)[0]))) // a priority tag only: this network
-		eventually(t, "the claim without a VLAN is heard", func() bool { return a.stat("eth0", addr).LastMAC == last.String() })
-		if st := a.stat("eth0", addr); st.Heard != 1 {
-			t.Errorf("heard a claim of another VLAN: %+v", st)
+		eventually(t, "the claim without a VLAN is heard", func() bool {
+			other.must(w.send(tagged(7, announcements(addr, them)[0])))
+			other.must(w.send(tagged(0, announcements(addr, last)[0]))) // a priority tag only: this network
+			return a.hears(func(h Heard) bool { return h.Addr == addr && h.MAC == last.String() })
+		})
+		if a.hears(func(h Heard) bool { return h.MAC == them.String() }) {
+			t.Errorf("%s: heard a claim of another VLAN", addr)
 		}
 	}
 }

@@ -129,7 +129,8 @@ func newSegment(t testing.TB) *segment {
 	return s
 }
 
-// attach makes a link of this name in n that is on the segment.
+// attach makes a link of this name in n that is on the segment, and waits until the bridge forwards for it: the kernel
+// enables a port some time after its carrier came, and frames before that are lost without an error.
 func (s *segment) attach(n *space, name string) {
 	s.t.Helper()
 	s.ports++
@@ -140,6 +141,9 @@ func (s *segment) attach(n *space, name string) {
 	s.must(s.nl.LinkSetMaster(s.link(port), s.link("br0")))
 	s.up(port)
 	n.up(name)
+	eventually(s.t, name+" is operational", func() bool {
+		return s.link(port).Attrs().OperState == netlink.OperUp && n.link(name).Attrs().OperState == netlink.OperUp
+	})
 }
 
 // station adds a namespace with eth0 on the segment, with the addresses 192.0.2.host/24 and 2001:db8::host/64.
@@ -330,5 +334,7 @@ func eventually(t testing.TB, what string, holds func() bool) {
 			return
 		}
 	}
-	t.Fatalf("not within 30 s: %s", what)
+	stacks := make([]byte, 1<<20)
+	stacks = stacks[:runtime.Stack(stacks, true)]
+	t.Fatalf("not within 30 s: %s\n%s", what, stacks)
 }
