@@ -14,9 +14,12 @@ import (
 
 func defaults() *Config {
 	return &Config{
-		Instance: "default",
-		Bind:     BindHolder,
-		Linger:   MaxLinger,
+		Instance:   "default",
+		Election:   ElectionRaft,
+		Lease:      Lease{Namespace: "kube-system", Duration: 5 * time.Second},
+		Kubernetes: Kubernetes{ServerName: "kubernetes.default.svc"},
+		Bind:       BindHolder,
+		Linger:     MaxLinger,
 		Raft: Raft{
 			Profile:  ProfileDefault,
 			Realtime: RealtimeAuto,
@@ -37,6 +40,13 @@ func (c *Config) fill(r *reader, o Options) {
 	if c.Node == "" {
 		c.Node = o.Hostname
 	}
+	c.fillElection(r)
+	for i := range c.Health {
+		c.fillHealth(r, i)
+	}
+}
+
+func (c *Config) fillRaft(r *reader) {
 	for _, p := range []*string{&c.Raft.TLS.CA, &c.Raft.TLS.Cert, &c.Raft.TLS.Key} {
 		*p = strings.ReplaceAll(*p, "{node}", c.Node)
 	}
@@ -56,9 +66,6 @@ func (c *Config) fill(r *reader, o Options) {
 	}
 	if i := slices.IndexFunc(c.Raft.Peers, func(p Peer) bool { return p.Candidate }); i >= 0 && c.Raft.Bootstrap == "" {
 		c.Raft.Bootstrap = c.Raft.Peers[i].Name
-	}
-	for i := range c.Health {
-		c.fillHealth(r, i)
 	}
 }
 
@@ -98,14 +105,19 @@ func (c *Config) check(r *reader) {
 		r.add("apiVersion", "", "is missing", "write apiVersion: "+APIVersion)
 	}
 	c.checkAddresses(r)
-	c.checkPeers(r)
 	c.checkNode(r)
-	c.checkBootstrap(r)
-	c.checkVotes(r)
+	c.checkElection(r)
 	c.checkListen(r)
 	for i := range c.Health {
 		c.checkHealth(r, i)
 	}
+}
+
+func (c *Config) checkRaft(r *reader) {
+	c.checkPeers(r)
+	c.checkMember(r)
+	c.checkBootstrap(r)
+	c.checkVotes(r)
 }
 
 func (c *Config) checkAddresses(r *reader) {
@@ -188,6 +200,12 @@ func (c *Config) checkNode(r *reader) {
 	}
 	if c.Node == "" {
 		r.missing("node", "name this node, or give --node")
+	}
+}
+
+// checkMember reports a node that is none of the peers.
+func (c *Config) checkMember(r *reader) {
+	if c.Node == "" || checkNode(c.Node) != nil {
 		return
 	}
 	var names []string

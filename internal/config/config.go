@@ -30,17 +30,20 @@ const (
 
 // Config is the configuration of one node: every default filled in, every value checked.
 type Config struct {
-	File      string // where it came from, for messages
-	Instance  string // tells several Pintles on one host apart
-	Node      string // this node's name: one of Raft.Peers
-	Addresses []Address
-	Bind      Bind
-	Linger    time.Duration // how long a former holder goes on accepting while sockets are open
-	Raft      Raft
-	Health    []Health
-	HoldDown  time.Duration // the least time between two moves for health
-	Server    Server
-	Log       Log
+	File       string // where it came from, for messages
+	Instance   string // tells several Pintles on one host apart
+	Node       string // this node's name: with Raft one of Raft.Peers
+	Addresses  []Address
+	Bind       Bind
+	Linger     time.Duration // how long a former holder goes on accepting while sockets are open
+	Election   Election
+	Raft       Raft // but for Realtime zero with another kind of election
+	Lease      Lease
+	Kubernetes Kubernetes
+	Health     []Health
+	HoldDown   time.Duration // the least time between two moves for health
+	Server     Server
+	Log        Log
 
 	at map[string]position // where each path stands in the file
 }
@@ -144,8 +147,11 @@ type Log struct {
 	Format string // text or json
 }
 
-// Self is this node as a peer.
+// Self is this node as a peer. Where a Lease elects it has no address and no role but a voter's.
 func (c *Config) Self() Peer {
+	if c.Election == ElectionLease {
+		return c.leaseSelf()
+	}
 	for _, p := range c.Raft.Peers {
 		if p.Name == c.Node {
 			return p

@@ -33,7 +33,7 @@ func TestDefaults(t *testing.T) {
 			Role: RoleVoter, Candidate: true}
 	}
 	want := &Config{
-		File: "f", Instance: "default", Node: "n2", Bind: BindHolder, Linger: time.Minute, HoldDown: 10 * time.Second,
+		File: "f", Instance: "default", Node: "n2", Election: ElectionRaft, Bind: BindHolder, Linger: time.Minute, HoldDown: 10 * time.Second,
 		Addresses: []Address{{Address: netip.MustParseAddr("192.0.2.10"), Link: []string{"auto"}}},
 		Raft: Raft{Profile: ProfileDefault, Listen: netip.MustParseAddrPort("10.0.0.2:7400"), Bootstrap: "n1",
 			StateDir: "/var/lib/pintle", Realtime: RealtimeAuto,
@@ -62,6 +62,52 @@ func TestNode(t *testing.T) {
 		if len(problems) > 0 || c.Node != tt.want || c.Self().Name != tt.want {
 			t.Errorf("%+v: node %+v, want %s; %v", tt.o, c, tt.want, problems)
 		}
+	}
+}
+
+// byLease is a good file of the election by a Lease with more text at its end.
+func byLease(text string) string {
+	return "apiVersion: pintle.dev/v1\naddresses:\n  - address: 192.0.2.10\nelection: lease\n" + text
+}
+
+func TestLeaseDefaults(t *testing.T) {
+	c, problems := Parse([]byte(byLease("")), "f", Options{Hostname: "n2"})
+	if len(problems) > 0 {
+		t.Fatal(problems)
+	}
+	if want := (Lease{Namespace: "kube-system", Name: "pintle", Duration: 5 * time.Second}); !reflect.DeepEqual(c.Lease, want) {
+		t.Errorf("%+v, want %+v", c.Lease, want)
+	}
+	if want := (Kubernetes{Servers: []string{DefaultServer}, ServerName: "kubernetes.default.svc"}); !reflect.DeepEqual(c.Kubernetes, want) {
+		t.Errorf("%+v, want %+v", c.Kubernetes, want)
+	}
+	if want := (Raft{Realtime: RealtimeOff}); !reflect.DeepEqual(c.Raft, want) {
+		t.Errorf("%+v, want %+v", c.Raft, want)
+	}
+	if want := (Peer{Name: "n2", Role: RoleVoter, Candidate: true}); c.Self() != want || c.Rank() != 0 {
+		t.Errorf("%+v, rank %d", c.Self(), c.Rank())
+	}
+	if c, _ = Parse([]byte(byLease("instance: blue\n")), "f", Options{Hostname: "n2"}); c.Lease.Name != "pintle-blue" {
+		t.Errorf("of another instance: %s", c.Lease.Name)
+	}
+}
+
+func TestRank(t *testing.T) {
+	file := byLease(`lease:
+  nodes:
+    - {name: n1, priority: 10}
+    - {name: n2, priority: 20}
+    - {name: n3, priority: 20}
+    - {name: n4, priority: 30, candidate: false}
+`)
+	for name, want := range map[string]int{"n1": 1, "n2": 0, "n3": 0, "n5": 2} {
+		c, problems := Parse([]byte(file), "f", Options{Hostname: name})
+		if failed(problems) || c.Rank() != want || !c.Self().Candidate {
+			t.Errorf("%s: rank %d, want %d; %+v, %v", name, c.Rank(), want, c.Self(), problems)
+		}
+	}
+	if c, _ := Parse([]byte(file), "f", Options{Hostname: "n4"}); c.Self().Candidate {
+		t.Error("n4 may hold")
 	}
 }
 
@@ -111,7 +157,7 @@ func TestProblems(t *testing.T) {
 		{"unknown key in a list", edit("{name: n2,", "{name: n2, prio: 1,"), []string{
 			"f:7: raft.peers[1].prio: unknown key (known here: name, address, role, priority, candidate)"}},
 		{"key of two lines", edit("", "\"a\\nb\": 1\n"), []string{
-			"f:9: a b: unknown key (known here: apiVersion, instance, node, addresses, bind, linger, raft, health, holdDown, server, log)"}},
+			"f:9: a b: unknown key (known here: apiVersion, instance, node, addresses, bind, linger, election, raft, lease, kubernetes, health, holdDown, server, log)"}},
 		{"duplicate key", edit("", "bind: ready\nbind: holder\n"), []string{"f:10: bind: given twice, first in line 9 (keep one)"}},
 		{"no version", edit("apiVersion: pintle.dev/v1\n", ""), []string{"f:1: apiVersion: is missing (write apiVersion: pintle.dev/v1)"}},
 		{"another version", edit("v1", "v9"), []string{"f:1: apiVersion: pintle.dev/v9: not a version that this Pintle reads (write pintle.dev/v1)"}},
@@ -202,6 +248,37 @@ func TestProblems(t *testing.T) {
 			"f:9: server.listen: 0.0.0.0:7400: the same as raft.listen, 10.0.0.1:7400 (give it a port of its own)"}},
 		{"not the peers' port", edit("raft:", "raft:\n  listen: \"0.0.0.0:7500\""), []string{
 			"f:5: raft.listen: 0.0.0.0:7500: not the port that the other nodes use for this one, 10.0.0.1:7400 (right only if something between them translates it)"}},
+
+		// The other election.
+		{"election", edit("", "election: zookeeper\nlease: {duration: 3s}\n"), []string{"f:9: election: zookeeper: not known here (one of raft, lease)"}},
+		{"lease without its election", edit("", "lease: {duration: 3s}\nkubernetes:\n  kubeconfig: /k\n"), []string{
+			"f:9: lease: has no effect with election: raft (leave it out, or set election: lease)",
+			"f:10: kubernetes: has no effect with election: raft (leave it out, or set election: lease)"}},
+		{"raft without its election", edit("", "election: lease\n"), []string{
+			"f:4: raft: has no effect with election: lease (leave it out, or set election: raft)"}},
+		{"lease names", byLease("lease: {namespace: Kube, name: a/b, duration: 1s}\n"), []string{
+			"f:5: lease.namespace: Kube: not a name that Kubernetes has (up to 63 of a-z, 0-9 and -)",
+			"f:5: lease.name: a/b: not a name that Kubernetes has (up to 253 of a-z, 0-9, - and .)",
+			"f:5: lease.duration: 1s: out of range, want 2s to 60s"}},
+		{"lease too long", byLease("lease: {duration: 2m}\n"), []string{"f:5: lease.duration: 2m: out of range, want 2s to 60s"}},
+		{"node not of Kubernetes", byLease("node: N_1\n"), []string{"f:5: node: N_1: not a name that Kubernetes has (up to 253 of a-z, 0-9, - and .)"}},
+		{"node no name", byLease("node: a/b\n"), []string{"f:5: node: a/b: not a name (write it as a host name: letters, digits, - and .)"}},
+		{"lease nodes", byLease("lease:\n  nodes:\n    - {name: n1}\n    - {name: n1, priority: 3}\n    - {priority: 256}\n    - {name: n2, priority: 1, candidate: false}\n"), []string{
+			"f:8: lease.nodes[1].name: n1: the same as lease.nodes[0].name (keep one)",
+			"f:9: lease.nodes[2].name: is missing (name the node)",
+			"f:9: lease.nodes[2].priority: 256: out of range, want 0 to 255",
+			"f:10: lease.nodes[3].priority: 1: has no effect: the node never holds the address (leave it out)"}},
+		{"kubeconfig by name", byLease("kubernetes: {kubeconfig: k}\n"), []string{"f:5: kubernetes.kubeconfig: k: not an absolute path (begin it with /)"}},
+		{"no servers", byLease("kubernetes: {servers: []}\n"), []string{"f:5: kubernetes.servers: is missing (name one, or leave it out: https://127.0.0.1:6443)"}},
+		{"no server name", byLease("kubernetes: {serverName: \"\"}\n"), []string{"f:5: kubernetes.serverName: is empty (leave the key out)"}},
+		{"servers", byLease("kubernetes:\n  servers:\n    - \"http://10.0.0.1\"\n    - \"https://10.0.0.1/api\"\n    - \"https://api.example.com\"\n" +
+			"    - \"10.0.0.1:6443\"\n    - \"https://[::ffff:192.0.2.10]:6443\"\n    - \"https://10.0.0.9\"\n    - \"https://10.0.0.9/\"\n"), []string{
+			"f:7: kubernetes.servers[0]: http://10.0.0.1: is not https (write it as https://127.0.0.1:6443)",
+			"f:8: kubernetes.servers[1]: https://10.0.0.1/api: has more than a host and a port (write it as https://127.0.0.1:6443)",
+			"f:9: kubernetes.servers[2]: https://api.example.com: has a name (write the IP address: Pintle must not need a name server)",
+			"f:10: kubernetes.servers[3]: 10.0.0.1:6443: not a URL: first path segment in URL cannot contain colon (write it as https://127.0.0.1:6443)",
+			"f:11: kubernetes.servers[4]: https://[::ffff:192.0.2.10]:6443: is the shared address (addresses[0]) (name the API servers by the nodes' own addresses)",
+			"f:13: kubernetes.servers[6]: https://10.0.0.9: the same as kubernetes.servers[5] (keep one)"}},
 
 		// Health.
 		{"no kind", health("{name: a}"), []string{"f:10: health[0]: has 0 of tcp, http and command (want exactly one)"}},

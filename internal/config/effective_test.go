@@ -34,6 +34,9 @@ func TestEffective(t *testing.T) {
 	files := map[string]string{
 		"base":      base,
 		"reference": string(reference),
+		"lease":     byLease(""),
+		"of lease":  string(leaseReference()),
+		"priority":  byLease("instance: blue\nlease: {duration: 2500ms, nodes: [{name: n1, priority: 7, candidate: false}, {name: n2}]}\n"),
 		"witness":   edit("{name: n3", "{name: n3, role: witness"),
 		"instance":  base + "instance: blue\nlinger: 1500us\nserver: {listen: off}\nlog: {level: warn, format: json}\n",
 		"command": base + "health:\n  - command: [/bin/sh, -c, \"a: b # c\\n\\ttab 'x' \\\"y\\\"\", \"\", \" \", \"-\", \"null\", \"1\", \"yes\", \"é\", \"{}\", \"*x\", \"|\", \"a\\nb\"]\n" +
@@ -48,6 +51,36 @@ func TestEffective(t *testing.T) {
 			roundTrip(t, c)
 		})
 	}
+}
+
+// leaseReference is the reference with the other election: raft is taken out, and what is switched off is switched on.
+func leaseReference() []byte {
+	var out []string
+	inRaft := false
+	for _, line := range strings.Split(string(reference), "\n") {
+		if top := regexp.MustCompile(`^[a-z]`).MatchString(line); top || strings.HasPrefix(line, "#") {
+			inRaft = line == "raft:"
+		}
+		line = strings.Replace(line, "election: raft #", "election: lease #", 1)
+		if inRaft {
+			line = "" // lines stay where they are
+		} else if regexp.MustCompile(`^#( {2}|[a-z])`).MatchString(line) {
+			line = line[1:]
+		}
+		out = append(out, line)
+	}
+	return []byte(strings.Join(out, "\n"))
+}
+
+// references are the reference's two forms: what it says, and what it says of the other election.
+func references() map[Election][]byte {
+	return map[Election][]byte{ElectionRaft: reference, ElectionLease: leaseReference()}
+}
+
+// pathsWith lists every key that applies with an election.
+func pathsWith(e Election) []string {
+	c := &Config{Election: e}
+	return paths("", slices.DeleteFunc(c.keys(), func(k key) bool { return !c.applies(k.name) }))
 }
 
 // paths lists every key below keys, items of lists as [0].
@@ -70,17 +103,22 @@ func paths(prefix string, keys []key) (all []string) {
 var exclusive = map[string]string{"health[0].tcp": "health[1].tcp", "health[0].command": "health[2].command"}
 
 func TestReferenceHasEveryKey(t *testing.T) {
-	c, problems := Parse(Reference(), "reference.yaml", Options{Hostname: "n1"})
-	if len(problems) > 0 {
-		t.Fatal(problems)
+	for election, file := range references() {
+		c, problems := Parse(file, "reference.yaml", Options{Hostname: "n1"})
+		if len(problems) > 0 || c.Election != election {
+			t.Fatal(election, problems)
+		}
+		for _, path := range pathsWith(election) {
+			if other, ok := exclusive[path]; ok {
+				path = other
+			}
+			if _, ok := c.at[path]; !ok {
+				t.Errorf("%s is not in the reference", path)
+			}
+		}
 	}
-	for _, path := range paths("", new(Config).keys()) {
-		if other, ok := exclusive[path]; ok {
-			path = other
-		}
-		if _, ok := c.at[path]; !ok {
-			t.Errorf("%s is not in the reference", path)
-		}
+	if !bytes.Equal(Reference(), reference) {
+		t.Error("the reference is not the file")
 	}
 }
 
@@ -105,6 +143,9 @@ func TestKeysHaveEveryField(t *testing.T) {
 	check(Raft{}, new(Raft).keys())
 	check(TLS{}, new(TLS).keys())
 	check(Peer{}, new(Peer).keys())
+	check(Lease{}, new(Lease).keys())
+	check(LeaseNode{}, new(LeaseNode).keys())
+	check(Kubernetes{}, new(Kubernetes).keys())
 	check(Health{}, new(Health).keys())
 	check(Server{}, new(Server).keys())
 	check(Log{}, new(Log).keys())
@@ -124,8 +165,14 @@ var documented = regexp.MustCompile(`^( *(?:- )?)([A-Za-z]+): .*# default: (.+)$
 
 // Each default that the reference documents is what the key is when its line is missing.
 func TestReferenceDefaults(t *testing.T) {
-	lines := strings.Split(string(reference), "\n")
-	c, _ := Parse(reference, "f", Options{Hostname: "n1"})
+	for election, file := range references() {
+		t.Run(string(election), func(t *testing.T) { checkDefaults(t, election, string(file)) })
+	}
+}
+
+func checkDefaults(t *testing.T, election Election, file string) {
+	lines := strings.Split(file, "\n")
+	c, _ := Parse([]byte(file), "f", Options{Hostname: "n1"})
 	checked := 0
 	for i, line := range lines {
 		m := documented.FindStringSubmatch(line)
@@ -135,6 +182,9 @@ func TestReferenceDefaults(t *testing.T) {
 		path := pathAt(c, i+1, m[2])
 		if path == "" {
 			t.Fatalf("line %d: no path", i+1)
+		}
+		if path == "election" && election != ElectionRaft {
+			continue // without it, the other one would be meant
 		}
 		without := slices.Clone(lines)
 		without[i] = ""
@@ -158,7 +208,7 @@ func TestReferenceDefaults(t *testing.T) {
 	}
 	// What has no default is required or off; the rest must say what it is.
 	var none []string
-	for _, path := range paths("", new(Config).keys()) {
+	for _, path := range pathsWith(election) {
 		if p, ok := exclusive[path]; ok {
 			path = p
 		}
@@ -167,17 +217,17 @@ func TestReferenceDefaults(t *testing.T) {
 			none = append(none, path)
 		}
 	}
-	if len(none) > 0 || checked < 25 {
+	if len(none) > 0 || checked < 22 {
 		t.Errorf("%d defaults checked; none documented for %v", checked, none)
 	}
 }
 
 var derivedDefaults = map[string]string{
-	"node": "n1", "raft.listen": "10.0.0.1:7400", "raft.bootstrap": "n1", "health[0].name": "http",
+	"node": "n1", "raft.listen": "10.0.0.1:7400", "raft.bootstrap": "n1", "health[0].name": "http", "kubernetes.servers": "- https://127.0.0.1:6443",
 }
 
 var noDefault = []string{
-	"apiVersion", "addresses", "addresses[0].address", "raft", "raft.tls", "raft.peers", "raft.peers[0].name",
+	"apiVersion", "addresses", "addresses[0].address", "lease", "lease.nodes", "lease.nodes[0].name", "kubernetes", "kubernetes.kubeconfig", "raft", "raft.tls", "raft.peers", "raft.peers[0].name",
 	"raft.peers[0].address", "health", "health[1].tcp", "health[0].http", "health[2].command", "health[0].ca",
 	"health[0].cert", "health[0].key", "health[0].serverName", "server", "log",
 }
@@ -215,7 +265,9 @@ func effectiveAt(t *testing.T, c *Config, path string) string {
 
 func FuzzParse(f *testing.F) {
 	f.Add(string(reference))
+	f.Add(string(leaseReference()))
 	f.Add(base)
+	f.Add(byLease("kubernetes: {servers: [\"https://[::1]/\", \"https://192.0.2.10\"]}\nraft:\n"))
 	f.Add("a: &x [*x]\n<<: *x\n? b\n: !!c |\n  d\n--- \n%e\n")
 	f.Fuzz(func(t *testing.T, file string) {
 		c, problems := Parse([]byte(file), "f", Options{Hostname: "n1"})
