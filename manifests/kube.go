@@ -1,0 +1,213 @@
+package manifests
+
+import (
+	"bytes"
+	"cmp"
+	"crypto/sha256"
+	"embed"
+	"errors"
+	"fmt"
+	"net/netip"
+	"path"
+	"regexp"
+	"slices"
+	"strings"
+	"text/template"
+)
+
+// A Kube is what an installation in Kubernetes is made from. It must be of the same configuration that Pintle will
+// read: rights, mounts and probes follow from it. Image and Config are needed.
+type Kube struct {
+	Image     string
+	Instance  string // as in the configuration; default if empty
+	Namespace string // of the pods; kube-system if empty
+	Config    []byte // the configuration, as the nodes read it
+
+	Rules    []Rule         // what the election needs of the API: LeaseRules, or nothing
+	User     string         // who has the rights; the service account if empty
+	Token    bool           // the pod uses its service account
+	Files    []string       // every file on the node that the configuration names
+	StateDir string         // /var/lib/pintle; nothing is kept if empty
+	RunDir   string         // /run/pintle if empty
+	Probe    netip.AddrPort // where /livez and /readyz are; no probes if invalid
+}
+
+// Pod renders the static pod. Its configuration is on the node, at ConfigFile, and so are all files that it names:
+// a static pod has no service account.
+func (k Kube) Pod() ([]byte, error) {
+	if err := k.fill(); err != nil {
+		return nil, fmt.Errorf("render pod: %w", err)
+	}
+	v := podView{Kube: k, ConfigPath: k.ConfigFile()}
+	for _, f := range k.Files {
+		if strings.HasPrefix(f, serviceToken+"/") {
+			return nil, fmt.Errorf("render pod: %s: a static pod has no service account: name a file of the node", f)
+		}
+	}
+	if k.Token {
+		return nil, errors.New("render pod: a static pod has no service account: name a kubeconfig")
+	}
+	v.Volumes = append(v.Volumes, volume{Path: etc, Type: "Directory"})
+	v.Volumes = append(v.Volumes, k.volumes()...)
+	return render("pod.yaml.tmpl", v)
+}
+
+// DaemonSet renders everything that a cluster needs, in the order in which it is made: the service account and its
+// rights, the configuration, and a DaemonSet for the nodes of the control plane.
+func (k Kube) DaemonSet() ([]byte, error) {
+	if err := k.fill(); err != nil {
+		return nil, fmt.Errorf("render daemonset: %w", err)
+	}
+	v := podView{Kube: k, ConfigPath: "/config/pintle.yaml", ConfigMap: k.Name()}
+	if slices.ContainsFunc(k.Files, func(f string) bool { return strings.HasPrefix(f, etc+"/") }) {
+		v.Volumes = append(v.Volumes, volume{Path: etc, Type: "Directory"})
+	}
+	v.Volumes = append(v.Volumes, k.volumes()...)
+	v.Token = k.Token || slices.ContainsFunc(k.Files, func(f string) bool { return strings.HasPrefix(f, serviceToken+"/") })
+	rights, err := k.rights()
+	if err != nil {
+		return nil, fmt.Errorf("render daemonset: %w", err)
+	}
+	set, err := render("daemonset.yaml.tmpl", v)
+	if err != nil {
+		return nil, err
+	}
+	return slices.Concat(rights, []byte("---\n"), set), nil
+}
+
+// RBAC renders the rights alone: for the service account, which it makes, or for User.
+func (k Kube) RBAC() ([]byte, error) {
+	if err := k.fill(); err != nil {
+		return nil, fmt.Errorf("render rbac: %w", err)
+	}
+	if len(k.Rules) == 0 {
+		return nil, errors.New("render rbac: this configuration asks nothing of the API: no rights are needed")
+	}
+	return k.rights()
+}
+
+func (k Kube) rights() ([]byte, error) {
+	return render("rbac.yaml.tmpl", rightsView{Kube: k, Roles: roles(k.Rules)})
+}
+
+// Name is the name of all objects.
+func (k Kube) Name() string { return Unit{Instance: cmp.Or(k.Instance, "default")}.name() }
+
+// ConfigFile is where a static pod has its configuration on the node.
+func (k Kube) ConfigFile() string {
+	return etc + "/" + Unit{Instance: cmp.Or(k.Instance, "default")}.file() + ".yaml"
+}
+
+// Hash is short for the configuration: another one makes other pods.
+func (k Kube) Hash() string { return fmt.Sprintf("%x", sha256.Sum256(k.Config))[:16] }
+
+// etc is where what belongs to Pintle alone is on a node.
+const etc = "/etc/pintle"
+
+var (
+	imageName = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9._/:@-]*$`)
+	nameLabel = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
+	noLabel   = regexp.MustCompile(`[^a-z0-9]+`)
+	// RBAC takes any text as a user; these are the ones that certificates and tokens have.
+	apiUser = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9:._@/-]*$`)
+)
+
+// fill sets the defaults and refuses what no manifest may hold.
+func (k *Kube) fill() error {
+	k.Instance, k.Namespace = cmp.Or(k.Instance, "default"), cmp.Or(k.Namespace, "kube-system")
+	k.RunDir = cmp.Or(k.RunDir, "/run/pintle")
+	switch {
+	case !imageName.MatchString(k.Image):
+		return fmt.Errorf("image %q: not the name of an image", k.Image)
+	case !instanceName.MatchString(k.Instance):
+		return fmt.Errorf("instance %q: not a name (up to 31 of a-z, 0-9 and -)", k.Instance)
+	case !nameLabel.MatchString(k.Namespace):
+		return fmt.Errorf("namespace %q: not a name (up to 63 of a-z, 0-9 and -)", k.Namespace)
+	case k.User != "" && !apiUser.MatchString(k.User):
+		return fmt.Errorf("user %q: not the name of a user", k.User)
+	}
+	return k.checkPaths()
+}
+
+func (k *Kube) checkPaths() error {
+	for _, f := range k.Files {
+		if err := plainPath("file", f); err != nil {
+			return err
+		}
+		if name := path.Base(f); name == "ca.key" || strings.HasSuffix(name, "-ca.key") || name == "sa.key" {
+			return fmt.Errorf("file %q: is the key of a CA: Pintle needs the certificate of the CA and a pair of its own", f)
+		}
+	}
+	for _, d := range []string{k.RunDir, k.StateDir} {
+		if d == "" {
+			continue
+		}
+		if err := plainPath("directory", d); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// A volume is a part of the node that the pod sees, at the same path.
+type volume struct {
+	Path, Type string
+	Writable   bool
+}
+
+// Name is what the volume is called: its path, in the letters that Kubernetes takes.
+func (v volume) Name() string {
+	name := strings.Trim(noLabel.ReplaceAllString(strings.ToLower(v.Path), "-"), "-")
+	if len(name) > 63 {
+		return fmt.Sprintf("%s-%.8x", name[:46], sha256.Sum256([]byte(v.Path)))
+	}
+	return name
+}
+
+// volumes are the files and directories that are not below etc, each file alone. A file that is replaced by another
+// of its name is seen after a restart only; kubeadm writes into the one that is there.
+func (k Kube) volumes() []volume {
+	var out []volume
+	for _, f := range slices.Compact(slices.Sorted(slices.Values(k.Files))) {
+		if !strings.HasPrefix(f, etc+"/") && !strings.HasPrefix(f, serviceToken+"/") {
+			out = append(out, volume{Path: f, Type: "File"})
+		}
+	}
+	if k.StateDir != "" {
+		out = append(out, volume{Path: k.StateDir, Type: "DirectoryOrCreate", Writable: true})
+	}
+	return append(out, volume{Path: k.RunDir, Type: "DirectoryOrCreate", Writable: true})
+}
+
+// podView is what the templates of pods read.
+type podView struct {
+	Kube
+	ConfigPath string
+	ConfigMap  string // empty if the configuration is on the node
+	Volumes    []volume
+}
+
+// rightsView is what the template of the rights reads.
+type rightsView struct {
+	Kube
+	Roles []role
+}
+
+//go:embed templates/*.yaml.tmpl
+var templateFiles embed.FS
+
+var templates = template.Must(template.New("").Funcs(functions).ParseFS(templateFiles, "templates/*.yaml.tmpl"))
+
+// Spec is what static pods and those of a DaemonSet have in common.
+func (v podView) Spec() (string, error) {
+	out, err := render("spec.yaml.tmpl", v)
+	return string(out), err
+}
+
+func render(name string, data any) ([]byte, error) {
+	var out bytes.Buffer
+	if err := templates.ExecuteTemplate(&out, name, data); err != nil {
+		return nil, err
+	}
+	return out.Bytes(), nil
+}
