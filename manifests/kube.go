@@ -16,7 +16,7 @@ import (
 )
 
 // A Kube is what an installation in Kubernetes is made from. It must be of the same configuration that Pintle will
-// read: rights, mounts and probes follow from it. Image and Config are needed.
+// read: rights, mounts and probes follow from it. Pods need Image and Config.
 type Kube struct {
 	Image     string
 	Instance  string // as in the configuration; default if empty
@@ -35,7 +35,7 @@ type Kube struct {
 // Pod renders the static pod. Its configuration is on the node, at ConfigFile, and so are all files that it names:
 // a static pod has no service account.
 func (k Kube) Pod() ([]byte, error) {
-	if err := k.fill(); err != nil {
+	if err := k.fillPod(); err != nil {
 		return nil, fmt.Errorf("render pod: %w", err)
 	}
 	v := podView{Kube: k, ConfigPath: k.ConfigFile()}
@@ -55,7 +55,7 @@ func (k Kube) Pod() ([]byte, error) {
 // DaemonSet renders everything that a cluster needs, in the order in which it is made: the service account and its
 // rights, the configuration, and a DaemonSet for the nodes of the control plane.
 func (k Kube) DaemonSet() ([]byte, error) {
-	if err := k.fill(); err != nil {
+	if err := k.fillPod(); err != nil {
 		return nil, fmt.Errorf("render daemonset: %w", err)
 	}
 	v := podView{Kube: k, ConfigPath: "/config/pintle.yaml", ConfigMap: k.Name()}
@@ -112,12 +112,20 @@ var (
 	apiUser = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9:._@/-]*$`)
 )
 
+// fillPod is fill for what has an image.
+func (k *Kube) fillPod() error {
+	if k.Image == "" {
+		return errors.New("no image")
+	}
+	return k.fill()
+}
+
 // fill sets the defaults and refuses what no manifest may hold.
 func (k *Kube) fill() error {
 	k.Instance, k.Namespace = cmp.Or(k.Instance, "default"), cmp.Or(k.Namespace, "kube-system")
 	k.RunDir = cmp.Or(k.RunDir, "/run/pintle")
 	switch {
-	case !imageName.MatchString(k.Image):
+	case k.Image != "" && !imageName.MatchString(k.Image):
 		return fmt.Errorf("image %q: not the name of an image", k.Image)
 	case !instanceName.MatchString(k.Instance):
 		return fmt.Errorf("instance %q: not a name (up to 31 of a-z, 0-9 and -)", k.Instance)
