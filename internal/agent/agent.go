@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -30,6 +31,9 @@ type Config struct {
 	HoldDown time.Duration
 	Checks   []string // names of health checks; a node is unhealthy until each has spoken
 	Links    []string // announcing links; likewise
+
+	Backer    string        // who acknowledges a holder, for people; default: a majority
+	MoveLimit time.Duration // how long a hand-over may take before the node wants the seat back; default 1 s
 
 	Elector   Elector                         // may be a leader.Ranker and leader.Mover
 	Addresses Setter[netip.Prefix]            // nil on a witness
@@ -61,10 +65,11 @@ func New(cfg Config) *Agent {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
+	cfg.Backer, cfg.MoveLimit = cmp.Or(cfg.Backer, "a majority"), cmp.Or(cfg.MoveLimit, moveLimit)
 	a := &Agent{cfg: cfg, log: cfg.Log, in: newInbox(), healthy: true, drained: make(chan struct{}),
 		facts: Facts{Node: cfg.Node, Ready: cfg.Ready, Linger: cfg.Linger, HoldDown: cfg.HoldDown, Claims: cfg.Claims,
 			Seats: map[string]Seat{}, Checks: map[string]bool{}, Links: map[string]bool{}, Heard: map[netip.Addr]leader.Instant{},
-			Rest: Rest{Step: cfg.HoldDown}}}
+			Rest: Rest{Step: cfg.HoldDown}, MoveLimit: cfg.MoveLimit}}
 	for _, c := range cfg.Checks {
 		a.facts.Checks[c] = false
 	}
@@ -230,8 +235,9 @@ func (a *Agent) tellAble() {
 }
 
 // Move hands the seat of this node to another one, "" for the best. It fails
-// when this node does not hold it or the other could not take it; it does not
-// wait for the outcome.
+// when this node does not hold it or the other could not take it. It blocks for as
+// long as the elector's Prefer does, which may ask the other one, and does not wait
+// for the outcome; the loop goes on meanwhile.
 func (a *Agent) Move(to string) error {
 	snap := a.Snapshot()
 	var held *SeatStatus
@@ -248,7 +254,7 @@ func (a *Agent) Move(to string) error {
 	} else if err := m.Prefer(to); err != nil {
 		return fmt.Errorf("move to %s: %w", to, err)
 	}
-	move := &Move{Seat: held.Name, Epoch: held.Epoch, Until: a.cfg.Clock().Add(moveLimit)}
+	move := &Move{Seat: held.Name, Epoch: held.Epoch, Until: a.cfg.Clock().Add(a.cfg.MoveLimit)}
 	a.in.put(moveNews, func(a *Agent) { a.facts.Move = move })
 	return nil
 }

@@ -51,11 +51,15 @@ type fakeElector struct {
 	want    []string
 	healthy bool
 	next    string
+	block   chan struct{} // if set, Prefer waits for it
 }
 
 func (e *fakeElector) Set(want []string) { e.mu.Lock(); e.want = want; e.mu.Unlock() }
 func (e *fakeElector) SetHealthy(h bool) { e.mu.Lock(); e.healthy = h; e.mu.Unlock() }
 func (e *fakeElector) Prefer(n string) error {
+	if e.block != nil {
+		<-e.block
+	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.next = n
@@ -246,4 +250,60 @@ func TestAgentThatCannotBindStaysUnhealthy(t *testing.T) {
 			t.Errorf("tried %d times in half a minute", tries)
 		}
 	}, func(c *Config) { c.Ready = true })
+}
+
+// An elector may take its time to say whether another node would take the seat: the
+// loop goes on, and the seat is given up only then.
+func TestMoveDoesNotStopTheLoop(t *testing.T) {
+	inBubble(t, func(r *rig) {
+		r.elect(3)
+		r.elector.block = make(chan struct{})
+		moved := make(chan error, 1)
+		go func() { moved <- r.Move("n2") }()
+		time.Sleep(5 * time.Second)
+		synctest.Wait()
+		if r.LoopAge() > time.Second || !r.elector.wants() {
+			t.Errorf("the loop last turned %v ago, wants the seat: %v", r.LoopAge(), r.elector.wants())
+		}
+		close(r.elector.block)
+		if err := <-moved; err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		if r.elector.wants() || r.elector.next != "n2" {
+			t.Errorf("wants the seat: %v, next %q", r.elector.wants(), r.elector.next)
+		}
+	})
+}
+
+// A hand-over that comes to nothing is given up after a limit, which an election that
+// takes longer sets.
+func TestMoveLimit(t *testing.T) {
+	for limit, want := range map[time.Duration]time.Duration{0: time.Second, 4 * time.Second: 4 * time.Second} {
+		inBubble(t, func(r *rig) {
+			r.elect(3)
+			if err := r.Move(""); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(want - 100*time.Millisecond)
+			synctest.Wait()
+			if r.elector.wants() {
+				t.Errorf("limit %v: wants the seat back too early", limit)
+			}
+			time.Sleep(1200 * time.Millisecond) // the loop turns each second
+			synctest.Wait()
+			if !r.elector.wants() {
+				t.Errorf("limit %v: does not want the seat back", limit)
+			}
+		}, func(c *Config) { c.MoveLimit = limit })
+	}
+}
+
+func TestBacker(t *testing.T) {
+	inBubble(t, func(r *rig) {
+		r.elect(3)
+		if got := r.Snapshot().Seats[0].Why; got != "the API acknowledges this node" {
+			t.Error(got)
+		}
+	}, func(c *Config) { c.Backer = "the API" })
 }

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"net/netip"
 	"slices"
 	"time"
@@ -60,13 +61,14 @@ type Rest struct {
 
 // Facts is all that a node knows. The loop owns it.
 type Facts struct {
-	Now      leader.Instant
-	Node     string
-	Draining bool
-	Ready    bool          // bind: ready; every healthy member holds the addresses, muted
-	Linger   time.Duration // how long a former holder goes on accepting
-	HoldDown time.Duration // the first Rest
-	Claims   []Claim
+	Now       leader.Instant
+	Node      string
+	Draining  bool
+	Ready     bool          // bind: ready; every healthy member holds the addresses, muted
+	Linger    time.Duration // how long a former holder goes on accepting
+	HoldDown  time.Duration // the first Rest
+	Claims    []Claim
+	MoveLimit time.Duration // how long a hand-over may take
 
 	Seats  map[string]Seat
 	Checks map[string]bool               // health checks: the verdict
@@ -146,13 +148,13 @@ func (s Seat) at(now leader.Instant, node string) Seat {
 	return s
 }
 
-// moveLimit is how long a hand-over may take.
+// moveLimit is how long a hand-over may take if nobody says otherwise.
 const moveLimit = time.Second
 
 // Yielded notes that the seat was given up for health: it stays given up until
 // the term ends, and the rest begins.
 func (f *Facts) Yielded(seat string) {
-	f.Move = &Move{Seat: seat, Epoch: f.Seats[seat].Term.Epoch, Until: f.Now.Add(moveLimit)}
+	f.Move = &Move{Seat: seat, Epoch: f.Seats[seat].Term.Epoch, Until: f.Now.Add(cmp.Or(f.MoveLimit, moveLimit))}
 	step := max(f.Rest.Step, f.HoldDown)
 	f.Rest = Rest{Until: f.Now.Add(step), Step: min(2*step, 32*f.HoldDown)}
 }

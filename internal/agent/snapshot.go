@@ -109,13 +109,13 @@ func (a *Agent) why(c Claim, s Seat) string {
 	case s.Valid && !f.Healthy():
 		return fmt.Sprintf("this node is unhealthy and hands over to %s when the last move is %v ago", s.Term.Successor, f.HoldDown)
 	case s.Valid:
-		return "a majority acknowledges this node"
+		return a.cfg.Backer + " acknowledges this node"
 	case !s.Term.Joined:
 		return "this node has not joined the cluster yet"
 	case s.Term.Standing:
 		return "this node is being elected"
 	case s.Term.Holder == "":
-		return "nobody holds it, or this node cannot hear who: an election needs a majority of the voters"
+		return "nobody holds it, or this node cannot hear who: an election needs " + a.cfg.Backer
 	}
 	return s.Term.Holder + " holds it"
 }
