@@ -44,7 +44,7 @@ type Recorder struct {
 // A stranger is a station that claims an address and is no peer.
 type stranger struct {
 	told   time.Time
-	claims int // since then
+	claims uint64 // since then
 }
 
 // NewRecorder returns a Recorder whose Run is to be called.
@@ -71,8 +71,8 @@ func (r *Recorder) TookOver(epoch uint64, from string) {
 
 // Stranger tells that a station which is no peer claims an address: at once, and
 // then at most once a minute for each. It does not block.
-func (r *Recorder) Stranger(addr netip.Addr, link, mac string) {
-	n := r.count(mac, time.Now())
+func (r *Recorder) Stranger(addr netip.Addr, link, mac string, claims uint64) {
+	n := r.count(mac, claims, time.Now())
 	if n == 0 {
 		return
 	}
@@ -80,8 +80,8 @@ func (r *Recorder) Stranger(addr netip.Addr, link, mac string) {
 		fmt.Sprintf("%s is claimed by %s, which is none of this cluster's nodes, on %s of %s", addr, mac, link, r.cfg.Node), n)
 }
 
-// count takes a claim and returns how many there are to tell of now.
-func (r *Recorder) count(mac string, now time.Time) int {
+// count takes claims and returns how many there are to tell of now.
+func (r *Recorder) count(mac string, claims uint64, now time.Time) uint64 {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	s := r.seen[mac]
@@ -93,7 +93,7 @@ func (r *Recorder) count(mac string, now time.Time) int {
 		s = &stranger{}
 		r.seen[mac] = s
 	}
-	s.claims++
+	s.claims += claims
 	if now.Sub(s.told) < strangerGap {
 		return 0
 	}
@@ -112,7 +112,7 @@ func (r *Recorder) forget(now time.Time) {
 }
 
 // put queues an event.
-func (r *Recorder) put(kind, reason, message string, count int) {
+func (r *Recorder) put(kind, reason, message string, count uint64) {
 	now := metav1.Now()
 	e := corev1.Event{
 		TypeMeta:       metav1.TypeMeta{APIVersion: "v1", Kind: "Event"},
