@@ -10,3 +10,7 @@ import (
 func TestRaftConforms(t *testing.T) {
 	leadertest.Run(t, true, func(t *testing.T) leadertest.Cluster { return leader.NewMemCluster(t) })
 }
+
+func TestKubeConforms(t *testing.T) {
+	leadertest.Run(t, true, func(t *testing.T) leadertest.Cluster { return leader.NewKubeCluster(t) })
+}

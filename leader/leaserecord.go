@@ -122,7 +122,10 @@ func (s *sighting) before(o *sighting) bool {
 // names its resourceVersion and UID, so that the API server refuses it if
 // anything was written in between. If there was none it is made: a Lease may be
 // created by an update.
-func (s *sighting) write(namespace, name string, r record, now time.Time) *coordinationv1.Lease {
+//
+// The spec follows the record of a holder; who only answers or asks leaves it
+// as it is.
+func (s *sighting) write(namespace, name string, r record, holder bool, now time.Time) *coordinationv1.Lease {
 	o := &coordinationv1.Lease{}
 	if s.object != nil {
 		o = s.object.DeepCopy()
@@ -141,7 +144,9 @@ func (s *sighting) write(namespace, name string, r record, now time.Time) *coord
 		panic("marshal a record: " + err.Error()) // strings and numbers only
 	}
 	o.Annotations[recordKey], o.Labels[managedBy] = string(text), "pintle"
-	s.spec(&o.Spec, r, now)
+	if holder {
+		s.spec(&o.Spec, r, now)
+	}
 	return o
 }
 

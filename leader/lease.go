@@ -1,0 +1,322 @@
+package leader
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/client-go/rest"
+)
+
+// KubeConfig configures a [Kube] elector.
+type KubeConfig struct {
+	Seat, Node      string
+	Namespace, Name string        // of the Lease object
+	Duration        time.Duration // T: a dead holder is replaced after at most this; MinLease to MaxLease
+	Candidate       bool          // may hold the seat
+	Rank            int           // 0 stands first when the seat is free, each further one 50 ms later
+
+	Rest     *rest.Config // credentials; its Host means nothing
+	Servers  []string     // base URLs of API servers, asked in this order
+	Discover bool         // and after them those that EndpointSlice default/kubernetes names
+	Avoid    []netip.Addr // the shared addresses: no server is asked there
+
+	Version string // of this build, for people
+	Clock   Clock  // default Boot
+	Log     *slog.Logger
+
+	// Free reports an error while someone else answers for the addresses; asked
+	// before the Lease object is made for the first time. nil skips it.
+	Free func(context.Context) error
+	// MACs are the hardware addresses this node claims with, told to the others.
+	MACs func() []string
+	// Move is called when another node asks this one, the holder, to hand the
+	// seat to a node ("": the best one). nil refuses.
+	Move func(to string) error
+
+	open func(url string) (leaseAPI, error) // replaces HTTPS in tests
+}
+
+// Kube is an [Elector] by a Lease object of the Kubernetes API. It implements
+// [Ranker] and [Mover] too. What people and old backups do to the object delays
+// an election and never makes a second holder.
+type Kube struct {
+	cfg     KubeConfig
+	log     *slog.Logger
+	servers *apiServers
+	kick    chan struct{} // something to look at
+	rewatch chan bool     // the watch may be dead; true: it is
+
+	mu     sync.Mutex // guards what follows
+	bid    bid
+	report func(string, Term)
+	last   Term
+	near   bool   // the seat is about to be taken
+	fault  string // why this node cannot take part; "" when it can
+	macs   map[string]string
+	wish   string // ID of the last wish that was granted or refused
+	counts struct{ reads, writes, watches uint64 }
+}
+
+// A KubeStatus is what a [Kube] elector knows of itself and its Lease.
+type KubeStatus struct {
+	Object   string        `json:"object"`   // namespace/name
+	Duration time.Duration `json:"duration"` // T of this node
+	Holder   string        `json:"holder"`   // as the object says; "" for nobody
+	Epoch    uint64        `json:"epoch"`
+	Version  string        `json:"version,omitempty"` // of the holder's build
+	Seen     time.Time     `json:"seen,omitzero"`     // when the object was last seen to change
+	Server   string        `json:"server"`            // that answered last
+	Error    string        `json:"error,omitempty"`   // why this node cannot take part now
+	Servers  []KubeServer  `json:"servers"`
+	Reads    uint64        `json:"reads"`
+	Writes   uint64        `json:"writes"`
+	Watches  uint64        `json:"watches"`
+}
+
+// OpenKube checks the configuration. It starts nothing and asks nobody.
+func OpenKube(cfg KubeConfig) (*Kube, error) {
+	if cfg.Duration < MinLease || cfg.Duration > MaxLease {
+		return nil, fmt.Errorf("lease of %v: want %v to %v", cfg.Duration, MinLease, MaxLease)
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Clock == nil {
+		cfg.Clock = Boot
+	}
+	if cfg.open == nil {
+		cfg.open = func(url string) (leaseAPI, error) { return openAPI(cfg.Rest, url, cfg.Namespace, cfg.Name) }
+	}
+	k := &Kube{cfg: cfg, log: cfg.Log, kick: make(chan struct{}, 1), rewatch: make(chan bool, 1), macs: map[string]string{},
+		servers: &apiServers{open: cfg.open, avoid: cfg.Avoid}}
+	k.bid = bid{node: cfg.Node, process: nonce(), clock: cfg.Clock, t: cfg.Duration, rank: cfg.Rank, candidate: cfg.Candidate,
+		needProbe: cfg.Free != nil, healthy: true, writes: map[uint64]written{}}
+	if err := k.servers.add(cfg.Servers); err != nil {
+		return nil, err
+	}
+	if len(k.servers.list) == 0 {
+		return nil, fmt.Errorf("no API server to ask: %s: name one by an address of its own, not by the shared address", strings.Join(cfg.Servers, ", "))
+	}
+	return k, nil
+}
+
+// Close does nothing yet: what Run opened ended with it.
+func (k *Kube) Close() error { return nil }
+
+// Set implements [Elector]. A Kube elector has one seat.
+func (k *Kube) Set(want []string) {
+	k.mu.Lock()
+	k.bid.want(slices.Contains(want, k.cfg.Seat))
+	k.mu.Unlock()
+	k.publish()
+	k.wake()
+}
+
+// SetHealthy implements [Ranker].
+func (k *Kube) SetHealthy(healthy bool) {
+	k.mu.Lock()
+	if healthy && !k.bid.healthy {
+		k.bid.answeredAt = 0 // nobody is healthier any more
+	}
+	k.bid.healthy = healthy
+	k.mu.Unlock()
+	k.wake()
+}
+
+// preferLimit is how long a candidate has to answer.
+const preferLimit = 2 * time.Second
+
+// Prefer implements [Mover]. It asks the candidates, which takes a few writes to
+// the API and at most 2 s.
+func (k *Kube) Prefer(successor string) error {
+	if successor == k.cfg.Node {
+		return fmt.Errorf("%s is this node", successor)
+	}
+	k.mu.Lock()
+	k.bid.prefer = successor
+	holds := k.bid.lease.Valid()
+	if successor != "" && holds {
+		k.bid.asked, k.bid.offerID, k.bid.answeredAt = true, "", 0
+	}
+	k.mu.Unlock()
+	if successor == "" {
+		return nil
+	}
+	if !holds {
+		return errors.New("this node does not hold the seat")
+	}
+	k.wake()
+	defer func() {
+		k.mu.Lock()
+		k.bid.asked = false
+		k.mu.Unlock()
+	}()
+	var others []string
+	for end := time.Now().Add(preferLimit); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+		k.mu.Lock()
+		found := k.bid.cur != nil && k.bid.mine() && k.bid.answeredAt != 0 && k.bid.answeredBy(successor)
+		others = others[:0]
+		for _, a := range k.bid.answers() {
+			others = append(others, a.Node)
+		}
+		k.mu.Unlock()
+		if found {
+			return nil
+		}
+	}
+	k.mu.Lock()
+	k.bid.prefer = ""
+	k.mu.Unlock()
+	if len(others) == 0 {
+		return fmt.Errorf("%s does not answer: no healthy candidate does", successor)
+	}
+	return fmt.Errorf("%s does not answer; healthy candidates are: %s", successor, strings.Join(others, ", "))
+}
+
+// Transfer asks the holder, wherever it is, to hand the seat to a node ("": the
+// best one). It returns when another node holds, or with an error when ctx ends.
+func (k *Kube) Transfer(ctx context.Context, to string) error {
+	k.mu.Lock()
+	was, here := k.last.Holder, k.bid.lease.Valid()
+	if !here {
+		k.bid.wishing = &wish{To: to, ID: nonce()}
+	}
+	k.mu.Unlock()
+	switch {
+	case here && k.cfg.Move == nil:
+		return errors.New("this node does not move")
+	case here:
+		if err := k.cfg.Move(to); err != nil {
+			return err
+		}
+	case was == "":
+		return errors.New("nobody holds the seat")
+	case was == to:
+		return fmt.Errorf("%s holds the seat already", to)
+	}
+	k.wake()
+	for {
+		k.mu.Lock()
+		now := k.last.Holder
+		k.mu.Unlock()
+		if now != "" && now != was && (to == "" || now == to) {
+			return nil
+		}
+		sleep(ctx, 5*time.Millisecond)
+		if ctx.Err() != nil {
+			k.mu.Lock()
+			k.bid.wishing = nil
+			k.mu.Unlock()
+			return fmt.Errorf("%s did not hand over in time: its log says why", was)
+		}
+	}
+}
+
+// PeerOf names the node that said it claims with a hardware address, "" for
+// a stranger's.
+func (k *Kube) PeerOf(mac string) string {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.macs[strings.ToLower(mac)]
+}
+
+// Status is what is known now. It does not block on the network.
+func (k *Kube) Status() KubeStatus {
+	server, servers := k.servers.status()
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	st := KubeStatus{Object: k.cfg.Namespace + "/" + k.cfg.Name, Duration: k.cfg.Duration, Server: server, Servers: servers, Error: k.fault,
+		Reads: k.counts.reads, Writes: k.counts.writes, Watches: k.counts.watches}
+	if c := k.bid.cur; c != nil {
+		st.Epoch, st.Version = c.record.Epoch, c.record.Version
+		st.Seen = time.Now().Add(-k.cfg.Clock().Sub(c.at))
+		if !c.record.released() {
+			st.Holder = c.record.Holder
+		}
+	}
+	return st
+}
+
+func (k *Kube) wake() {
+	select {
+	case k.kick <- struct{}{}:
+	default:
+	}
+}
+
+// publish reports what is true now, if it is news. Reports are in order.
+func (k *Kube) publish() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.report == nil {
+		return
+	}
+	if t := k.bid.term(k.cfg.Clock(), k.near); t != k.last {
+		k.last = t
+		k.report(k.cfg.Seat, t)
+	}
+}
+
+// saw takes a state of the object.
+func (k *Kube) saw(s sighting, read Instant) {
+	k.mu.Lock()
+	k.bid.see(k.cfg.Clock(), s, read)
+	for _, m := range s.record.MACs {
+		k.macs[strings.ToLower(m)] = s.record.Holder
+	}
+	for _, a := range s.record.Answers {
+		for _, m := range a.MACs {
+			k.macs[strings.ToLower(m)] = a.Node
+		}
+	}
+	w := s.record.Wish
+	granted := w != nil && w.ID != k.wish && k.bid.lease.Valid() && k.cfg.Move != nil
+	if granted {
+		k.wish = w.ID
+	}
+	k.mu.Unlock()
+	if granted {
+		k.log.Info("asked to hand over", "seat", k.cfg.Seat, "peer", w.To)
+		go func() { // it may take a while, and ends by itself
+			if err := k.cfg.Move(w.To); err != nil {
+				k.log.Warn("cannot hand over as asked", "seat", k.cfg.Seat, "peer", w.To, "err", err)
+			}
+		}()
+	}
+	k.publish()
+	k.wake()
+}
+
+// failed notes why the last call failed, nil when it did not, and says it once.
+func (k *Kube) failed(what string, err error) {
+	fault := ""
+	switch {
+	case err == nil, apierrors.IsConflict(err), apierrors.IsAlreadyExists(err):
+	case apierrors.IsForbidden(err):
+		fault = fmt.Sprintf("may not %s leases.coordination.k8s.io %q in namespace %s: `pintle manifest rbac` prints the Role: %v", what, k.cfg.Name, k.cfg.Namespace, err)
+	case apierrors.IsUnauthorized(err):
+		fault = fmt.Sprintf("%s lease: the API server does not know this node's credentials: %v", what, err)
+	default:
+		fault = fmt.Sprintf("%s lease: %v", what, err)
+	}
+	k.mu.Lock()
+	was := k.fault
+	k.fault = fault
+	k.mu.Unlock()
+	switch {
+	case fault == "" && was != "":
+		k.log.Info("takes part in elections again", "seat", k.cfg.Seat)
+	case fault != "" && was == "" && (apierrors.IsForbidden(err) || apierrors.IsUnauthorized(err)):
+		k.log.Error("cannot take part in elections", "seat", k.cfg.Seat, "err", fault)
+	case fault != "" && was == "":
+		k.log.Warn("cannot take part in elections now", "seat", k.cfg.Seat, "err", fault)
+	}
+}
