@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/pintle-lb/pintle/internal/config"
+	"github.com/pintle-lb/pintle/internal/kube"
 	"github.com/pintle-lb/pintle/internal/node"
 	"github.com/pintle-lb/pintle/internal/status"
 	"github.com/pintle-lb/pintle/leader"
@@ -27,9 +28,10 @@ func newCheck() *cobra.Command {
 	var offline bool
 	c := &cobra.Command{
 		Use: "check", Short: "Check the configuration and this machine, and print what is in effect", Args: args(0, 0),
-		Long: `Check the configuration file, then this machine: interfaces, rights, certificates, ports, and whether someone else has
-the address. All problems are printed at once, and nothing is changed. If there are none, the configuration is printed
-with all defaults. Exit status: 0 if all is well, 2 if there are problems.`,
+		Long: `Check the configuration file, then this machine: interfaces, rights, certificates, ports, whether someone else has the
+address, and whether keepalived or kube-vip runs here. With election: lease, also the API servers, this node's rights
+there, and its clock. All problems are printed at once, and nothing is changed. If there are none, the configuration is
+printed with all defaults. Exit status: 0 if all is well, 2 if there are problems.`,
 		RunE: func(c *cobra.Command, _ []string) error {
 			cfg, err := s.load(c.ErrOrStderr())
 			if err != nil {
@@ -60,20 +62,37 @@ with all defaults. Exit status: 0 if all is well, 2 if there are problems.`,
 
 // preflight checks the machine and returns all that is wrong as one error.
 func preflight(ctx context.Context, w io.Writer, cfg *config.Config) error {
-	errs := []error{resolve(w, cfg), checkRights(cfg), checkFiles(cfg)}
-	if node.CheckRealtime() != nil {
-		if cfg.Raft.Realtime == config.RealtimeRequire {
-			errs = append(errs, problem(cfg, "raft.realtime", errors.New("require: this process may not have it: give it CAP_SYS_NICE, or set auto")))
-		} else if cfg.Raft.Realtime == config.RealtimeAuto {
-			fmt.Fprintln(w, "warning: no real-time scheduling (CAP_SYS_NICE): a busy machine may disturb elections")
+	errs := []error{resolve(w, cfg), checkRights(cfg), checkRealtime(w, cfg)}
+	if cfg.Election == config.ElectionRaft {
+		errs = append(errs, checkFiles(cfg))
+	}
+	around := node.SelfCheck(ctx, cfg)
+	for _, f := range around.Findings {
+		if f.Warning {
+			fmt.Fprintln(w, "warning:", f.Text)
+		} else {
+			errs = append(errs, errors.New(f.Text))
 		}
 	}
 	if status.NewClient(status.Socket(cfg.Server.RunDir, cfg.Instance)).Running(ctx) {
 		fmt.Fprintf(w, "warning: a pintle of instance %s is running here: ports and the address were not checked\n", cfg.Instance)
-	} else {
-		errs = append(errs, leader.CheckState(cfg.Raft.StateDir, cfg.Node), checkPorts(cfg), checkFree(ctx, cfg))
+		return together(errs...)
 	}
-	return together(errs...)
+	if cfg.Election == config.ElectionRaft {
+		errs = append(errs, leader.CheckState(cfg.Raft.StateDir, cfg.Node))
+	}
+	return together(append(errs, checkPorts(cfg), checkFree(ctx, cfg, around.Holder))...)
+}
+
+func checkRealtime(w io.Writer, cfg *config.Config) error {
+	if cfg.Raft.Realtime == config.RealtimeOff || node.CheckRealtime() == nil {
+		return nil
+	}
+	if cfg.Raft.Realtime == config.RealtimeRequire {
+		return problem(cfg, "raft.realtime", errors.New("require: this process may not have it: give it CAP_SYS_NICE, or set auto"))
+	}
+	fmt.Fprintln(w, "warning: no real-time scheduling (CAP_SYS_NICE): a busy machine may disturb elections")
+	return nil
 }
 
 // together makes one error of all that are wrong.
@@ -99,7 +118,14 @@ func checkRights(cfg *config.Config) error {
 		strings.Join(missing, " and "), strings.Join(missing, ","))
 }
 
+// checkFiles looks at what says who this node is.
 func checkFiles(cfg *config.Config) error {
+	if cfg.Election == config.ElectionLease {
+		if _, err := kube.Credentials(cfg.Kubernetes); err != nil {
+			return problem(cfg, "kubernetes.kubeconfig", err)
+		}
+		return nil
+	}
 	creds, err := pki.Open(pki.Files{CA: cfg.Raft.TLS.CA, Cert: cfg.Raft.TLS.Cert, Key: cfg.Raft.TLS.Key}, nil)
 	if err == nil {
 		err = node.CheckName(creds, cfg)
@@ -111,10 +137,8 @@ func checkFiles(cfg *config.Config) error {
 }
 
 func checkPorts(cfg *config.Config) error {
-	places := map[string]netip.AddrPort{"raft.listen": cfg.Raft.Listen}
-	if cfg.Server.Listen.IsValid() {
-		places["server.listen"] = cfg.Server.Listen
-	}
+	places := map[string]netip.AddrPort{"raft.listen": cfg.Raft.Listen, "server.listen": cfg.Server.Listen}
+	maps.DeleteFunc(places, func(_ string, at netip.AddrPort) bool { return !at.IsValid() })
 	var errs []error
 	for _, path := range slices.Sorted(maps.Keys(places)) {
 		ln, err := net.Listen("tcp", places[path].String())
@@ -128,15 +152,17 @@ func checkPorts(cfg *config.Config) error {
 }
 
 // checkFree asks the network whether someone answers for the addresses. The
-// holder of a running cluster does, and may.
-func checkFree(ctx context.Context, cfg *config.Config) error {
+// holder of a running cluster does, and may; where a Lease elects, that is whom it
+// names.
+func checkFree(ctx context.Context, cfg *config.Config, holder string) error {
 	if !cfg.Self().Candidate || len(vip.CheckCapabilities()) > 0 {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, 15*time.Second)
 	defer cancel()
 	err := node.Free(ctx, cfg)
-	if used := (*node.InUseError)(nil); !errors.As(err, &used) || !peerUp(ctx, cfg) {
+	running := holder != "" && holder != cfg.Node || peerUp(ctx, cfg)
+	if used := (*node.InUseError)(nil); !errors.As(err, &used) || !running {
 		return err
 	}
 	return nil

@@ -51,7 +51,7 @@ func newRoot() *cobra.Command {
 	})
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.CompletionOptions.DisableNoDescFlag = true
-	root.AddCommand(newRun(), newCheck(), newStatus(), newDemo(), newDemoEcho(), newRaft(), newManifest(), newVersion())
+	root.AddCommand(newRun(), newCheck(), newStatus(), newTransfer(), newDemo(), newDemoEcho(), newRaft(), newManifest(), newImport(), newVersion())
 	return root
 }
 

@@ -20,7 +20,7 @@ import (
 )
 
 func newRaft() *cobra.Command {
-	c := group("raft", "Look after the cluster that elects")
+	c := group("raft", "Look after the cluster of the nodes that elect among themselves")
 	c.AddCommand(newMembers(), newTransfer(), newRemove(), newProfile(), newCerts(), newRecover())
 	return c
 }
@@ -30,7 +30,7 @@ func newMembers() *cobra.Command {
 	c := &cobra.Command{
 		Use: "members", Short: "List the members as this node sees them", Args: args(0, 0),
 		RunE: func(c *cobra.Command, _ []string) error {
-			cl, err := s.client()
+			cl, err := s.raftClient(c)
 			if err != nil {
 				return err
 			}
@@ -76,14 +76,21 @@ func printMembers(w io.Writer, r *status.Report) error {
 	return t.Flush()
 }
 
-// action is a command that has the running node do something with a name.
+// action is a command of `pintle raft` that has the running node do something with
+// a name.
 func action(use, short, what string, accept cobra.PositionalArgs, done func(name string) string) *cobra.Command {
+	return actionBy((*settings).raftClient, use, short, what, accept, done)
+}
+
+// actionBy is an action through a client of some kind.
+func actionBy(client func(*settings, *cobra.Command) (*status.Client, error), use, short, what string, accept cobra.PositionalArgs,
+	done func(name string) string) *cobra.Command {
 	var s settings
 	c := &cobra.Command{
 		Use: use, Short: short, Args: accept,
 		RunE: func(c *cobra.Command, args []string) error {
 			name := strings.Join(args, "")
-			cl, err := s.client()
+			cl, err := client(&s, c)
 			if err != nil {
 				return err
 			}
@@ -98,8 +105,11 @@ func action(use, short, what string, accept cobra.PositionalArgs, done func(name
 	return c
 }
 
+// newTransfer works with every election; it is a command of `pintle raft` too, as
+// it always was.
 func newTransfer() *cobra.Command {
-	return action("transfer [NODE]", "Move the address to another node, without losing a packet", "transfer", args(0, 1),
+	client := func(s *settings, _ *cobra.Command) (*status.Client, error) { return s.client() }
+	return actionBy(client, "transfer [NODE]", "Move the address to another node, without losing a packet", "transfer", args(0, 1),
 		func(name string) string {
 			if name == "" {
 				return "the holder hands over to the best other node; see: pintle status"
@@ -182,6 +192,9 @@ their state directories are moved away; then they join as new members.`,
 		RunE: func(c *cobra.Command, _ []string) error {
 			cfg, err := s.load(c.ErrOrStderr())
 			if err != nil {
+				return err
+			}
+			if err := onlyRaft(c, cfg); err != nil {
 				return err
 			}
 			if _, err := os.Stat(cfg.Raft.StateDir); err != nil { // else it would be made

@@ -87,5 +87,29 @@ func (s *settings) client() (*status.Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	return status.NewClient(status.Socket(cfg.Server.RunDir, cfg.Instance)), nil
+	return clientOf(cfg), nil
+}
+
+// raftClient is client for what only nodes know that elect among themselves.
+func (s *settings) raftClient(c *cobra.Command) (*status.Client, error) {
+	cfg, err := s.load(io.Discard)
+	if err != nil {
+		return nil, err
+	}
+	if err := onlyRaft(c, cfg); err != nil {
+		return nil, err
+	}
+	return clientOf(cfg), nil
+}
+
+// onlyRaft refuses a command that means nothing where a Lease elects.
+func onlyRaft(c *cobra.Command, cfg *config.Config) error {
+	if cfg.Election == config.ElectionRaft {
+		return nil
+	}
+	return &badInput{fmt.Sprintf("%s: needs election: raft; %s has election: %s, see: pintle status", c.CommandPath(), cfg.File, cfg.Election)}
+}
+
+func clientOf(cfg *config.Config) *status.Client {
+	return status.NewClient(status.Socket(cfg.Server.RunDir, cfg.Instance))
 }

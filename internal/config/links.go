@@ -111,8 +111,8 @@ func (r *reader) auto(a netip.Addr, path string, links []Link) []string {
 // checkOwn warns if this host does not look like the node that it is to be.
 func (c *Config) checkOwn(r *reader, links []Link) {
 	self := c.Self().Address.Addr()
-	if self.IsLoopback() {
-		return
+	if !self.IsValid() || self.IsLoopback() {
+		return // there is nothing to compare
 	}
 	for _, l := range links {
 		if slices.ContainsFunc(l.Addrs, func(p netip.Prefix) bool { return p.Addr() == self }) {

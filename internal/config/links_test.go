@@ -111,3 +111,14 @@ func TestProblemOfTheHost(t *testing.T) {
 		}
 	}
 }
+
+// Where a Lease elects, nobody has said what the node's own address is.
+func TestResolveByLease(t *testing.T) {
+	c, problems := Parse([]byte(byLease("")), "f", Options{Hostname: "n1"})
+	if len(problems) > 0 {
+		t.Fatal(problems)
+	}
+	if problems = c.Resolve([]Link{link("eth0", true, "192.0.2.1/24")}); len(problems) > 0 || !slices.Equal(c.Addresses[0].Links, []string{"eth0"}) {
+		t.Errorf("links %q, %v", c.Addresses[0].Links, problems)
+	}
+}

@@ -90,6 +90,7 @@ type machine struct {
 	instance, addresses, extra string
 	port, statusPort           int
 	peers                      string
+	election                   string // YAML, instead of that of Raft
 }
 
 // A layout says what a site is.
@@ -155,18 +156,20 @@ func (s *site) machine(n *netlab.Node, instance, dir string) *machine {
 
 // write writes the configuration.
 func (m *machine) write() {
-	file := func(name string) string { return filepath.Join(m.site.dir, "pki", name) }
+	election := m.election
+	if election == "" {
+		file := func(name string) string { return filepath.Join(m.site.dir, "pki", name) }
+		election = fmt.Sprintf("raft:\n  stateDir: %s\n  tls: {ca: %s, cert: %s, key: %s}\n%s", m.stateDir, file("ca.crt"), file(m.name+".crt"),
+			file(m.name+".key"), m.peers)
+	}
 	m.site.check(os.WriteFile(m.config, fmt.Appendf(nil, `apiVersion: pintle.dev/v1
 instance: %s
 node: %s
 addresses:
 %s
-raft:
-  stateDir: %s
-  tls: {ca: %s, cert: %s, key: %s}
 %s
 server: {listen: "127.0.0.1:%d", runDir: %s}
-%s`, m.instance, m.name, m.addresses, m.stateDir, file("ca.crt"), file(m.name+".crt"), file(m.name+".key"), m.peers, m.statusPort, m.runDir, m.extra), 0o644))
+%s`, m.instance, m.name, m.addresses, election, m.statusPort, m.runDir, m.extra), 0o644))
 }
 
 func (s *site) check(err error) {

@@ -22,7 +22,7 @@ import (
 	"github.com/pintle-lb/pintle/vip"
 )
 
-// seat is the one seat of a Raft cluster: the control plane.
+// seat is the one seat of a cluster: the control plane.
 const seat = "control-plane"
 
 // Limits of a stop. What a stuck kernel keeps this process from letting go of
@@ -39,10 +39,14 @@ type Node struct {
 	log     *slog.Logger
 	started time.Time
 
-	creds    *pki.Source
+	creds    *pki.Source  // nil where a Lease elects
 	binder   *vip.Binder  // nil where the node never holds
 	speaker  *arp.Speaker // likewise
-	elector  *leader.Raft
+	elector  elector
+	raft     *leader.Raft // the elector, or nil
+	kube     *leader.Kube // likewise
+	events   recorder     // nil where nobody would read them
+	tenure   tenure       // owned by the elector's reports
 	agent    *agent.Agent
 	probers  []*health.Prober
 	checks   []atomic.Pointer[health.Status]
@@ -112,16 +116,13 @@ func (n *Node) run(stop context.Context, now <-chan struct{}, failed func()) err
 	g, ctx := errgroup.WithContext(ctx)
 	defer context.AfterFunc(ctx, failed)()
 	n.firstLook()
-	g.Go(func() error { return n.creds.Run(ctx) })
-	g.Go(func() error { return n.elector.Run(ctx, n.termChanged) })
+	n.runElection(ctx, g)
 	g.Go(func() error { return n.agent.Run(ctx) })
 	n.runHost(ctx, g)
 	for i, p := range n.probers {
 		g.Go(func() error { return p.Run(ctx, func(s health.Status) { n.checked(i, s) }) })
 	}
-	srv := &status.Server{Look: n.look, Version: n.version, Actions: status.Actions{
-		Transfer: n.elector.Transfer, Remove: n.elector.Remove,
-		Profile: func(ctx context.Context, p string) error { return n.elector.SetProfile(ctx, leader.Profile(p)) }}}
+	srv := &status.Server{Look: n.look, Version: n.version, Actions: n.actions()}
 	g.Go(func() error { return srv.ServeSocket(ctx, n.socket) })
 	if n.http != nil {
 		g.Go(func() error { return srv.ServeHTTP(ctx, n.http) })
@@ -131,8 +132,20 @@ func (n *Node) run(stop context.Context, now <-chan struct{}, failed func()) err
 		n.drain(ctx, stop, now)
 		return nil
 	})
+	g.Go(func() error { n.selfCheck(ctx); return nil })
 	n.log.Info("pintle runs", "version", n.version, "peer", n.cfg.Node, "instance", n.cfg.Instance)
 	return g.Wait()
+}
+
+func (n *Node) runElection(ctx context.Context, g *errgroup.Group) {
+	if n.creds != nil {
+		g.Go(func() error { return n.creds.Run(ctx) })
+	}
+	if n.events != nil {
+		g.Go(func() error { return n.events.Run(ctx) })
+		g.Go(func() error { n.tellStrangers(ctx); return nil })
+	}
+	g.Go(func() error { return n.elector.Run(ctx, n.termChanged) })
 }
 
 func (n *Node) runHost(ctx context.Context, g *errgroup.Group) {
@@ -147,6 +160,7 @@ func (n *Node) runHost(ctx context.Context, g *errgroup.Group) {
 // termChanged takes a report of the elector.
 func (n *Node) termChanged(seat string, t leader.Term) {
 	n.tally.see(t)
+	n.tell(t)
 	n.agent.Seat(seat, t)
 }
 
@@ -178,16 +192,10 @@ func (n *Node) checked(i int, s health.Status) {
 
 // look puts together what is true now.
 func (n *Node) look() *status.Report {
-	r := &status.Report{Version: n.version, Instance: n.cfg.Instance, Snapshot: *n.agent.Snapshot(), Raft: n.elector.Status(),
-		Cert: status.Certificate{Names: n.creds.Names(), NotAfter: n.creds.NotAfter()}, Realtime: n.realtime,
+	r := &status.Report{Version: n.version, Instance: n.cfg.Instance, Snapshot: *n.agent.Snapshot(), Realtime: n.realtime,
 		LoopAge: n.agent.LoopAge(), Started: n.started, Witness: n.cfg.Self().Role == config.RoleWitness, Candidate: n.holds(),
 		Elections: n.tally.count()}
-	for i := range r.Raft.Members {
-		if m := &r.Raft.Members[i]; m.Self { // nobody greets itself
-			m.Hello = leader.Hello{Name: n.cfg.Node, Version: n.version, Healthy: r.Healthy, Candidate: r.Candidate, Witness: r.Witness,
-				Priority: n.cfg.Self().Priority, T: r.Raft.T}
-		}
-	}
+	n.lookElection(r)
 	for i := range n.checks {
 		if s := n.checks[i].Load(); s != nil {
 			r.Checks = append(r.Checks, status.Check(*s))

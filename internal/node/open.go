@@ -24,15 +24,15 @@ import (
 
 // open acquires what the node needs. What was opened is closed by close, also
 // after an error.
-func (n *Node) open() (err error) {
+func (n *Node) open() error {
 	if err := n.openCreds(); err != nil {
 		return err
 	}
 	if err := n.openHost(); err != nil {
 		return err
 	}
-	if n.elector, err = leader.OpenRaft(n.raftConfig()); err != nil {
-		return InUse(err)
+	if err := n.openElector(); err != nil {
+		return err
 	}
 	for _, h := range n.cfg.Health {
 		p, err := health.New(health.Check(h))
@@ -47,6 +47,9 @@ func (n *Node) open() (err error) {
 }
 
 func (n *Node) openCreds() (err error) {
+	if n.cfg.Election != config.ElectionRaft {
+		return nil
+	}
 	t := n.cfg.Raft.TLS
 	if n.creds, err = pki.Open(pki.Files{CA: t.CA, Cert: t.Cert, Key: t.Key}, n.log); err != nil {
 		return err
@@ -130,6 +133,7 @@ func (n *Node) agentConfig() agent.Config {
 	c := n.cfg
 	out := agent.Config{Node: c.Node, Ready: c.Bind == config.BindReady, Linger: c.Linger, HoldDown: c.HoldDown,
 		Elector: n.elector, Sockets: vip.Established, Clock: leader.Boot, Log: n.log}
+	n.forLease(&out)
 	for _, h := range c.Health {
 		out.Checks = append(out.Checks, h.Name)
 	}

@@ -31,6 +31,25 @@ type sighting struct {
 	last  time.Time
 }
 
+// A station is somebody who claims an address on a link.
+type station struct {
+	place
+	mac string
+}
+
+// counts are the claims of everybody so far.
+func (s *stations) counts() map[station]uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	out := map[station]uint64{}
+	for at, macs := range s.seen {
+		for mac, x := range macs {
+			out[station{at, mac}] = x.count
+		}
+	}
+	return out
+}
+
 // hear takes one claim.
 func (s *stations) hear(h arp.Heard) {
 	s.mu.Lock()

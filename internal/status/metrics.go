@@ -4,6 +4,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/pintle-lb/pintle/leader"
 )
 
 // desc names one metric. Names follow the Prometheus conventions: base units,
@@ -36,6 +38,11 @@ var (
 	voter         = desc("member_voter", "1 if the member has a vote; this node is one too.", "member")
 	promise       = desc("promise_seconds", "T: how long a voter keeps its word to a holder.")
 	elections     = desc("elections_total", "Elections that this node saw: new moved the seat, same gave it to its holder again, empty found none.", "result")
+	apiRequests   = desc("api_requests_total", "Requests for the Lease to the Kubernetes API.", "verb")
+	leaseSeen     = desc("lease_seen_timestamp_seconds", "When the Lease was last seen to change; while somebody holds, that is a fraction of its duration ago.")
+	leaseDuration = desc("lease_duration_seconds", "How long a holder that is not heard of keeps the seat.")
+	taking        = desc("lease_election_able", "1 while this node can do its part at the Kubernetes API.")
+	serverUp      = desc("api_server_up", "1 if the last request to the API server was answered; absent before the first.", "server")
 	certExpiry    = desc("certificate_expiry_timestamp_seconds", "When this node's certificate or its CA expires.")
 	muted         = desc("link_muted", "1 while the kernel is kept from claiming on the link.", "link")
 	realtime      = desc("realtime", "1 while the threads run under real-time scheduling.")
@@ -62,6 +69,9 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	m.count(elections, r.Elections.Empty, "empty")
 	if r.Raft.Cluster != "" {
 		m.gauge(promise, r.Raft.T.Seconds())
+	}
+	if r.Lease != nil {
+		m.lease(r.Lease)
 	}
 	m.gauge(loopAge, r.LoopAge.Seconds())
 	if !r.Cert.NotAfter.IsZero() {
@@ -100,6 +110,22 @@ func (m sink) flag(d *prometheus.Desc, on bool, labels ...string) {
 		v = 1
 	}
 	m.gauge(d, v, labels...)
+}
+
+func (m sink) lease(l *leader.KubeStatus) {
+	m.count(apiRequests, l.Reads, "read")
+	m.count(apiRequests, l.Writes, "write")
+	m.count(apiRequests, l.Watches, "watch")
+	m.gauge(leaseDuration, l.Duration.Seconds())
+	m.flag(taking, l.Error == "" && !l.Seen.IsZero())
+	if !l.Seen.IsZero() {
+		m.gauge(leaseSeen, float64(l.Seen.UnixNano())/float64(time.Second))
+	}
+	for _, s := range l.Servers {
+		if s.Error != "" || !s.Seen.IsZero() {
+			m.flag(serverUp, s.Error == "", s.URL)
+		}
+	}
 }
 
 func (m sink) seats(r *Report) {

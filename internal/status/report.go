@@ -21,17 +21,19 @@ type Report struct {
 	Ready    bool   `json:"ready"`   // a member that knows who holds the seat, healthy, and its loop turns
 	NotReady string `json:"notReady,omitempty"`
 	agent.Snapshot
-	Witness   bool              `json:"witness"`   // as configured
-	Candidate bool              `json:"candidate"` // likewise
-	Raft      leader.RaftStatus `json:"raft"`
-	Elections Elections         `json:"elections"`
-	Checks    []Check           `json:"checks"`
-	Wire      []Wire            `json:"wire"`
-	Mute      Mute              `json:"mute"`
-	Cert      Certificate       `json:"certificate"`
-	Realtime  bool              `json:"realtime"` // threads run under SCHED_RR
-	LoopAge   time.Duration     `json:"loopAge"`
-	Started   time.Time         `json:"started"`
+	Election  string             `json:"election"`        // raft or lease
+	Witness   bool               `json:"witness"`         // as configured
+	Candidate bool               `json:"candidate"`       // likewise
+	Raft      leader.RaftStatus  `json:"raft,omitzero"`   // where the nodes elect among themselves
+	Lease     *leader.KubeStatus `json:"lease,omitempty"` // where a Lease elects
+	Elections Elections          `json:"elections"`
+	Checks    []Check            `json:"checks"`
+	Wire      []Wire             `json:"wire"`
+	Mute      Mute               `json:"mute"`
+	Cert      Certificate        `json:"certificate,omitzero"` // towards the peers
+	Realtime  bool               `json:"realtime"`             // threads run under SCHED_RR
+	LoopAge   time.Duration      `json:"loopAge"`
+	Started   time.Time          `json:"started"`
 }
 
 // Elections counts those that this node saw since it was started.

@@ -17,7 +17,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
 
-// Actions are what a person may ask of the running node through its socket.
+// Actions are what a person may ask of the running node through its socket. Those
+// that its kind of election does not know are nil.
 type Actions struct {
 	Transfer func(ctx context.Context, to string) error
 	Remove   func(ctx context.Context, name string) error
@@ -75,7 +76,9 @@ func (s *Server) ServeSocket(ctx context.Context, ln net.Listener) error {
 		"POST /transfer": s.Actions.Transfer, "POST /remove": s.Actions.Remove, "POST /profile": s.Actions.Profile,
 	} {
 		mux.HandleFunc(path, func(w http.ResponseWriter, r *http.Request) {
-			if err := do(r.Context(), r.FormValue("name")); err != nil {
+			if do == nil {
+				http.Error(w, "this needs election: raft", http.StatusConflict)
+			} else if err := do(r.Context(), r.FormValue("name")); err != nil {
 				http.Error(w, err.Error(), http.StatusConflict)
 			}
 		})

@@ -43,7 +43,7 @@ func (r *Report) judge() {
 // beside reports whether a node in this state has no full part in the cluster.
 func (s State) beside() bool {
 	switch s {
-	case Holding, Witness, Unhealthy, Following:
+	case Holding, Witness, Watching, Unhealthy, Following:
 		return false
 	}
 	return true
@@ -53,12 +53,21 @@ func (s State) beside() bool {
 func (r *Report) pair() bool { return len(r.Raft.Members) == 2 }
 
 func (r *Report) state() (State, string) {
-	self := r.self()
 	switch {
 	case !r.Live():
 		return Stuck, fmt.Sprintf("the loop has not turned for %s: what follows is as old as that; restart pintle, and report this", round(r.LoopAge))
 	case r.Draining:
 		return Stopping, "it hands over and lets go of everything"
+	case r.Lease != nil:
+		return r.leaseState()
+	}
+	return r.raftState()
+}
+
+// raftState is state where the nodes elect among themselves.
+func (r *Report) raftState() (State, string) {
+	self := r.self()
+	switch {
 	case r.Raft.Removed:
 		return Removed, "it was taken out of the cluster; to join again, stop it, move its state directory away and start it"
 	case r.Raft.Cluster == "":

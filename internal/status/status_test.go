@@ -31,7 +31,7 @@ var noon = time.Date(2026, 5, 4, 12, 0, 0, 0, time.UTC)
 // to is its own.
 func base() *Report {
 	vip4 := netip.MustParseAddr("192.0.2.10")
-	r := &Report{Version: "1.2.3", Instance: "default", Candidate: true, Realtime: true,
+	r := &Report{Version: "1.2.3", Instance: "default", Election: "raft", Candidate: true, Realtime: true,
 		Started: noon.Add(-3 * time.Hour), LoopAge: 200 * time.Millisecond,
 		Cert: Certificate{Names: []string{"n2"}, NotAfter: noon.Add(400 * 24 * time.Hour)}, Elections: Elections{New: 2, Same: 1}}
 	r.Snapshot = agent.Snapshot{Node: "n2", At: noon, Healthy: true, Links: map[string]bool{"eth0": true},
@@ -66,6 +66,22 @@ func alone(r *Report) {
 	}
 	r.Raft.Leader, r.Raft.State, r.Raft.Term = "", "candidate", 8
 	r.Seats[0].Holder, r.Seats[0].Why = "", "nobody holds it, or this node cannot hear who"
+}
+
+// byLease turns the cluster into one in which a Lease elects.
+func byLease(r *Report) {
+	const own, other = "https://127.0.0.1:6443", "https://10.0.0.3:6443"
+	r.Raft, r.Cert, r.Realtime, r.Election = leader.RaftStatus{}, Certificate{}, false, "lease"
+	r.Lease = &leader.KubeStatus{Object: "kube-system/pintle", Duration: 5 * time.Second, Holder: "n1", Epoch: 7, Seen: noon.Add(-1200 * time.Millisecond),
+		Server: own, Reads: 3, Writes: 40, Watches: 1, Servers: []leader.KubeServer{{URL: own, Seen: noon.Add(-time.Second)},
+			{URL: "https://10.0.0.1:6443", Seen: noon.Add(-time.Hour)}, {URL: "https://10.0.0.2:6443"},
+			{URL: other, Seen: noon.Add(-time.Minute), Error: "dial tcp 10.0.0.3:6443: i/o timeout"}}}
+}
+
+// apart makes the API unreachable.
+func apart(r *Report) {
+	r.Lease.Error = "get lease: https://127.0.0.1:6443: connection refused"
+	r.Lease.Servers = []leader.KubeServer{{URL: r.Lease.Server, Error: "connection refused"}}
 }
 
 var states = []struct {
@@ -137,6 +153,55 @@ var states = []struct {
 	}},
 	{"witness", true, Witness, func(r *Report) {
 		r.Witness, r.Candidate, r.Seats, r.Raft.Members[1].Hello.Witness = true, false, nil, true
+	}},
+	{"by lease: follower", true, Following, byLease},
+	{"by lease: holder", true, Holding, func(r *Report) {
+		hold(r)
+		byLease(r)
+		r.Seats[0].Why = "the API server acknowledges this node"
+	}},
+	{"by lease: holder that cannot renew", true, Holding, func(r *Report) {
+		hold(r)
+		byLease(r)
+		apart(r)
+		r.Seats[0].Why = "the API server acknowledges this node"
+	}},
+	{"by lease: just started", false, Joining, func(r *Report) {
+		byLease(r)
+		r.Lease.Seen, r.Seats[0].Holder, r.Lease.Servers, r.Lease.Server = time.Time{}, "", nil, ""
+	}},
+	{"by lease: no API server", false, Joining, func(r *Report) {
+		byLease(r)
+		apart(r)
+		r.Lease.Seen, r.Seats[0].Holder = time.Time{}, ""
+	}},
+	{"by lease: API servers lost", false, CutOff, func(r *Report) {
+		byLease(r)
+		apart(r)
+	}},
+	{"by lease: nobody", false, NoHolder, func(r *Report) {
+		byLease(r)
+		r.Seats[0].Holder = ""
+	}},
+	{"by lease: standing", false, Standing, func(r *Report) {
+		byLease(r)
+		r.Seats[0].Holder, r.Seats[0].Standing = "", true
+	}},
+	{"by lease: unhealthy", false, Unhealthy, func(r *Report) {
+		byLease(r)
+		r.Healthy, r.Unhealthy = false, "check api"
+	}},
+	{"by lease: never holds", true, Watching, func(r *Report) {
+		byLease(r)
+		r.Candidate, r.Seats = false, nil
+	}},
+	{"by lease: never holds and sees nobody", false, NoHolder, func(r *Report) {
+		byLease(r)
+		r.Candidate, r.Seats, r.Lease.Seen = false, nil, noon.Add(-6100*time.Millisecond)
+	}},
+	{"by lease: stopping", false, Stopping, func(r *Report) {
+		byLease(r)
+		r.Draining = true
 	}},
 	{"stuck", false, Stuck, func(r *Report) { r.LoopAge = 42 * time.Second }},
 	{"strangers, an old certificate, no real time", true, Holding, func(r *Report) {
@@ -245,7 +310,10 @@ func TestMetrics(t *testing.T) {
 }
 
 func TestMetricsTellTheTruth(t *testing.T) {
-	joining, holder, sick := base(), base(), base()
+	joining, holder, sick, lease, cut := base(), base(), base(), base(), base()
+	byLease(lease)
+	byLease(cut)
+	apart(cut)
 	for _, s := range states {
 		switch s.name {
 		case "joining":
@@ -271,7 +339,12 @@ func TestMetricsTellTheTruth(t *testing.T) {
 			`pintle_foreign_claims_total{address="192.0.2.10",link="eth0"} 3`, `pintle_defences_total{address="192.0.2.10",link="eth0"} 2`,
 			`pintle_link_muted{link="eth0"} 0`, "pintle_realtime 0", "pintle_certificate_expiry_timestamp_seconds 1.77789"}, nil},
 		{"sick", sick, []string{"pintle_healthy 0", "pintle_ready 0", `pintle_check_healthy{check="api"} 0`, `pintle_check_healthy{check="disk"} 1`,
-			`pintle_check_failures_total{check="api"} 61`}, []string{`pintle_check_healthy{check="new"}`}},
+			`pintle_check_failures_total{check="api"} 61`}, []string{`pintle_check_healthy{check="new"}`, "pintle_api_", "pintle_lease_"}},
+		{"by lease", lease, []string{`pintle_api_requests_total{verb="write"} 40`, "pintle_lease_seen_timestamp_seconds 1.7778959988e+09",
+			"pintle_lease_duration_seconds 5", "pintle_lease_election_able 1", `pintle_api_server_up{server="https://127.0.0.1:6443"} 1`,
+			`pintle_api_server_up{server="https://10.0.0.3:6443"} 0`},
+			[]string{"10.0.0.2:6443", "pintle_promise_seconds", "pintle_certificate", "pintle_peer_alive"}},
+		{"by lease, cut off", cut, []string{"pintle_lease_election_able 0", "pintle_ready 0", `pintle_api_server_up{server="https://127.0.0.1:6443"} 0`}, nil},
 	} {
 		body := scrape(t, c.r)
 		for _, line := range c.has {
@@ -369,6 +442,11 @@ func TestSocket(t *testing.T) {
 	}
 	if strings.Join(asked, ", ") != "transfer a&b =ü, transfer nobody, remove a&b =ü, remove nobody, profile a&b =ü, profile nobody" {
 		t.Errorf("asked %q", asked)
+	}
+	other := filepath.Join(t.TempDir(), "lease.sock")
+	serveSocket(t, other, base(), Actions{Transfer: ask("transfer")})
+	if err := NewClient(other).Do(t.Context(), "remove", "n3"); err == nil || err.Error() != "this needs election: raft" {
+		t.Errorf("an action of another election: %v", err)
 	}
 	if err := c.Do(t.Context(), "dance", ""); err == nil {
 		t.Error("an unknown action was taken")

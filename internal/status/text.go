@@ -14,16 +14,17 @@ import (
 // Text writes the report for people: first what is true, then why, then the
 // parts. Ages are those at the time of the report.
 func (r *Report) Text(w io.Writer) error {
-	p := &printer{w: w, now: r.At}
-	if p.now.IsZero() {
-		p.now = time.Now()
-	}
+	p := &printer{w: w, now: r.at()}
 	p.line("node       %s, instance %s, pintle %s, up %s", r.Node, r.Instance, r.Version, p.ago(r.Started))
 	p.line("state      %s: %s", r.State, r.Explain)
 	p.line("ready      %s", strings.TrimSuffix(yes(r.Ready, r.NotReady), ": "+r.Explain)) // not twice
 	p.seats(r)
 	p.past(r)
-	p.cluster(r)
+	if r.Lease != nil {
+		p.lease(r.Lease)
+	} else {
+		p.cluster(r)
+	}
 	p.health(r)
 	p.host(r)
 	return p.err
@@ -77,8 +78,16 @@ func (p *printer) seats(r *Report) {
 		}
 	}
 	if len(r.Seats) == 0 {
-		p.line("holder     %s; this node never holds", cmp.Or(r.Raft.Leader, "nobody that this node knows of"))
+		p.line("holder     %s; this node never holds", cmp.Or(r.elsewhere(), "nobody that this node knows of"))
 	}
+}
+
+// elsewhere is the holder as a node knows it that has no seat of its own.
+func (r *Report) elsewhere() string {
+	if r.Lease != nil {
+		return r.leaseHolder()
+	}
+	return r.Raft.Leader
 }
 
 func addressWords(a agent.AddressStatus, s agent.SeatStatus) string {
@@ -211,6 +220,9 @@ func (p *printer) host(r *Report) {
 	}
 	if c := r.Cert; !c.NotAfter.IsZero() {
 		p.line("cert       %s, expires %s", strings.Join(c.Names, ", "), p.expiry(c.NotAfter))
+	}
+	if r.Lease != nil {
+		return // seconds need no real-time scheduling
 	}
 	p.line("scheduling %s", map[bool]string{true: "real-time", false: "normal: a busy machine may disturb elections"}[r.Realtime])
 }
