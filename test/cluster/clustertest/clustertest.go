@@ -1,0 +1,59 @@
+// Package clustertest makes clusters for tests.
+package clustertest
+
+import (
+	"context"
+	"errors"
+	"os"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/pintle-lb/pintle/test/cluster"
+)
+
+// wait is for what takes seconds, on a machine that is as busy as can be.
+const wait = 3 * time.Minute
+
+// New makes a cluster that ends with the test, which is skipped where there can be none, unless the environment has LAB=require.
+// After a failure it shows the end of every log.
+func New(t testing.TB, opts cluster.Options) *cluster.Cluster {
+	t.Helper()
+	c, err := cluster.New(t.Context(), opts)
+	check(t, err)
+	t.Cleanup(func() { end(t, c) })
+	return c
+}
+
+func check(t testing.TB, err error) {
+	t.Helper()
+	if err == nil {
+		return
+	}
+	cannot := errors.Is(err, unix.EPERM) || errors.Is(err, cluster.ErrNoPrograms)
+	if cannot && os.Getenv("LAB") != "require" {
+		t.Skipf("this test makes a Kubernetes cluster: %v", err)
+	}
+	t.Fatal(err)
+}
+
+func end(t testing.TB, c interface {
+	Logs(lines int) string
+	Close() error
+}) {
+	if t.Failed() {
+		t.Log(c.Logs(8))
+	}
+	if err := c.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+// Context ends before the test's own deadline would make it panic, so that a test that hangs says what it waited for.
+func Context(t testing.TB) context.Context {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), wait)
+	t.Cleanup(cancel)
+	return ctx
+}
