@@ -19,7 +19,8 @@ const (
 // A ControlPlane is what the configuration of Pintle for the address of a Kubernetes control plane is made from. It
 // needs Addresses, and Peers with Raft; everything else has the default that the configuration or kubeadm has.
 type ControlPlane struct {
-	MadeBy    string // the command, for the first line of the file
+	MadeBy    string   // the command, for the first lines of the file
+	Comments  []string // more lines for there
 	Addresses []netip.Addr
 	Links     []string // names or globs; the link that has the subnet if empty
 	Election  Election // Raft if empty

@@ -2,14 +2,16 @@ package manifests
 
 import (
 	"encoding/json"
+	"fmt"
 	"regexp"
 	"strings"
 	"text/template"
+	"time"
 	"unicode/utf8"
 )
 
 // functions are what the templates write YAML with.
-var functions = template.FuncMap{"scalar": scalar, "quote": quote, "links": links, "indent": indent, "literal": literal}
+var functions = template.FuncMap{"scalar": scalar, "quote": quote, "links": links, "indent": indent, "literal": literal, "seconds": seconds}
 
 var (
 	plainWord = regexp.MustCompile(`^[A-Za-z/][A-Za-z0-9/._@-]*(:[A-Za-z0-9/._@-]+)*$`)
@@ -32,6 +34,14 @@ func quote(s string) string {
 		panic(err) // no text fails
 	}
 	return string(out)
+}
+
+// seconds writes a duration as people do: 60s, not 1m0s.
+func seconds(d time.Duration) string {
+	if d%time.Second == 0 {
+		return fmt.Sprintf("%ds", d/time.Second)
+	}
+	return d.String()
 }
 
 // links writes the links of an address.
