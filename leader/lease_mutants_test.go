@@ -1,0 +1,80 @@
+package leader
+
+import (
+	"context"
+	"encoding/json"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+// leaseMutants are the rules of the Lease elector, each taken out of the source.
+var leaseMutants = []struct {
+	name  string
+	edits []string // old, new, old, new, ...
+}{
+	{"lease longer than the margin allows", []string{"return t / 10 * 9 }", "return t / 10 * 12 }"}},
+	{"no margin for clocks", []string{"return t / 10 * 9 }", "return t / 100 * 104 }"}},
+	{"counts from the answer", []string{"until := w.at.Add(hold(b.t))", "until := now.Add(hold(b.t))"}},
+	{"a change is no renewal", []string{"s.at, s.wait = now, max", "s.at, s.wait = now.Add(-time.Second), max"}},
+	{"what is gone is free", []string{"s.at, s.wait = now, max(b.t, s.record.t())", "s.at, s.wait = now, s.record.t()", "s.wait = max(s.wait, b.cur.record.t())", "_ = s"}},
+	{"waits for its own T only", []string{"s.at, s.wait = now, max(b.t, s.record.t())", "s.at, s.wait = now, b.t", "s.wait = max(s.wait, b.cur.record.t())", "_ = s"}},
+	{"believes any release", []string{"return p != nil && now < p.until && r.released() &&", "return r.released() || p != nil &&"}},
+	{"takes its old tenure up again", []string{"return !b.gone && b.epoch != 0 && now < b.sent.Add(hold(b.t))", "return b.epoch != 0"}},
+	{"claims after it resigned", []string{"	if !wanted {\n		b.lease.Revoke()", "	if !wanted {"}},
+}
+
+// TestLeaseSimulationFindsMutants expects the simulation to fail for each.
+func TestLeaseSimulationFindsMutants(t *testing.T) {
+	if testing.Short() {
+		t.Skip("builds the simulation once for each mutant")
+	}
+	file, err := filepath.Abs("leaserule.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range leaseMutants {
+		t.Run(m.name, func(t *testing.T) {
+			src, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			text := string(src)
+			for i := 0; i < len(m.edits); i += 2 {
+				if n := strings.Count(text, m.edits[i]); n != 1 {
+					t.Fatalf("%s has %q %d times, want once: bring the list up to date", file, m.edits[i], n)
+				}
+				text = strings.Replace(text, m.edits[i], m.edits[i+1], 1)
+			}
+			mustDie(t, file, text)
+		})
+	}
+}
+
+func mustDie(t *testing.T, file, text string) {
+	dir := t.TempDir()
+	changed, overlay := filepath.Join(dir, "mutant.go"), filepath.Join(dir, "overlay.json")
+	list, err := json.Marshal(map[string]any{"Replace": map[string]string{file: changed}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, data := range map[string][]byte{changed: []byte(text), overlay: list} {
+		if err := os.WriteFile(name, data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, "go", "test", "-count=1", "-vet=off", "-failfast", "-overlay", overlay, "-run", "^TestLeaseSimulation$", ".")
+	cmd.Env = append(os.Environ(), "SIM_RUNS=600")
+	out, err := cmd.CombinedOutput()
+	if err == nil {
+		t.Fatal("the simulation does not notice")
+	}
+	if !strings.Contains(string(out), "both hold") && !strings.Contains(string(out), "holds after Set(nil)") {
+		t.Fatalf("%v\n%s", err, out)
+	}
+}
