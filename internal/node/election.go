@@ -46,7 +46,7 @@ func (n *Node) openKube() error {
 		Candidate: n.holds(), Rank: c.Rank(), Rest: creds, Servers: c.Kubernetes.Servers, Discover: true, Avoid: addrsOf(c),
 		Version: n.version, Log: n.log, MACs: n.ownMACs, Move: func(to string) error { return n.agent.Move(to) }}
 	if n.holds() {
-		conf.Free = func(ctx context.Context) error { return Free(ctx, c) }
+		conf.Free = n.free
 	}
 	k, err := leader.OpenKube(conf)
 	if err != nil {
@@ -55,6 +55,17 @@ func (n *Node) openKube() error {
 	n.kube, n.elector = k, k
 	n.events, err = kube.NewRecorder(kube.RecorderConfig{Node: c.Node, Namespace: c.Lease.Namespace, Name: c.Lease.Name, Creds: creds,
 		Servers: n.apiServers, Log: n.log})
+	return err
+}
+
+// free is Free, whose last error is part of what is true.
+func (n *Node) free(ctx context.Context) error {
+	err := Free(ctx, n.cfg)
+	text := ""
+	if err != nil && ctx.Err() == nil {
+		text = err.Error()
+	}
+	n.taken.Store(&text)
 	return err
 }
 
@@ -111,6 +122,9 @@ func (n *Node) lookElection(r *status.Report) {
 	r.Election = string(n.cfg.Election)
 	if n.kube != nil {
 		st := n.kube.Status()
+		if why := n.taken.Load(); why != nil && st.Error == "" && st.Epoch == 0 { // there is no Lease yet, and for a reason
+			st.Error = *why
+		}
 		r.Lease = &st
 		return
 	}

@@ -160,6 +160,26 @@ func (s *site) leaseFaults(api *kubetest.API) {
 	s.onlyAnswer(s.settled())
 }
 
+// TestLeaseForeign: the first start on a network on which another machine has the
+// address.
+func TestLeaseForeign(t *testing.T) {
+	t.Parallel()
+	s, api := newLeaseSite(t)
+	n1, owner := s.machines[0], s.lab.Client()
+	s.foreign(owner, true)
+	n1.start()
+	n1.until("says that another has the address", func(r *status.Report) bool {
+		return r.State == status.CutOff && !r.Ready && strings.Contains(r.Explain, "10.77.0.100 is in use by "+owner.MAC().String()+" on eth0")
+	})
+	if got := n1.trace(); len(got.addrs) > 0 || api.Holder() != "" {
+		t.Errorf("it has %v, and the Lease names %q", got, api.Holder())
+	}
+	s.foreign(owner, false)
+	n1.until("holds", func(r *status.Report) bool { return r.State == status.Holding && r.Ready && r.Lease.Error == "" })
+	s.onlyAnswer(n1)
+	n1.stop()
+}
+
 // TestLeaseStart: a node runs while there is no API server, and says what is wrong
 // when there is one. What it lacks for events alone does not hinder it.
 func TestLeaseStart(t *testing.T) {

@@ -43,10 +43,11 @@ type Node struct {
 	binder   *vip.Binder  // nil where the node never holds
 	speaker  *arp.Speaker // likewise
 	elector  elector
-	raft     *leader.Raft // the elector, or nil
-	kube     *leader.Kube // likewise
-	events   recorder     // nil where nobody would read them
-	tenure   tenure       // owned by the elector's reports
+	raft     *leader.Raft           // the elector, or nil
+	kube     *leader.Kube           // likewise
+	events   recorder               // nil where nobody would read them
+	tenure   tenure                 // owned by the elector's reports
+	taken    atomic.Pointer[string] // who else answered for the addresses when last asked; "" for nobody
 	agent    *agent.Agent
 	probers  []*health.Prober
 	checks   []atomic.Pointer[health.Status]

@@ -11,6 +11,7 @@ import (
 
 	"github.com/vishvananda/netlink"
 
+	"github.com/pintle-lb/pintle/internal/netlab"
 	"github.com/pintle-lb/pintle/internal/status"
 )
 
@@ -25,19 +26,7 @@ func TestWitness(t *testing.T) {
 	s.check(err)
 	witness.wrap = []string{exe, "uncapped"}
 	owner := s.lab.Client()
-	setOwner := func(add bool) {
-		s.check(owner.Do(func() error {
-			l, err := netlink.LinkByName("eth0")
-			if err != nil {
-				return err
-			}
-			a := &netlink.Addr{IPNet: &net.IPNet{IP: vip4.AsSlice(), Mask: net.CIDRMask(32, 32)}}
-			if add {
-				return netlink.AddrAdd(l, a)
-			}
-			return netlink.AddrDel(l, a)
-		}))
-	}
+	setOwner := func(add bool) { s.foreign(owner, add) }
 	setOwner(true)
 	before := witness.trace()
 	for _, m := range s.machines {
@@ -94,4 +83,20 @@ func TestWitness(t *testing.T) {
 	if _, err := os.Stat(filepath.Join(witness.stateDir, "identity.json")); err != nil {
 		t.Error(err)
 	}
+}
+
+// foreign gives a host that is no peer the address, or takes it away.
+func (s *site) foreign(owner *netlab.Host, add bool) {
+	s.t.Helper()
+	s.check(owner.Do(func() error {
+		l, err := netlink.LinkByName("eth0")
+		if err != nil {
+			return err
+		}
+		a := &netlink.Addr{IPNet: &net.IPNet{IP: vip4.AsSlice(), Mask: net.CIDRMask(32, 32)}}
+		if add {
+			return netlink.AddrAdd(l, a)
+		}
+		return netlink.AddrDel(l, a)
+	}))
 }
