@@ -32,12 +32,16 @@ image: ## the image, without docker: build/image/pintle-amd64.tar and pintle-arm
 	  go run ./tools/image -binary build/image/$$arch/pintle -arch $$arch -version $(VERSION) -out build/image/pintle-$$arch.tar || exit 1; \
 	done
 
-# LAB=require makes a test fail that cannot make network namespaces; without, it is skipped.
+# LAB=require makes a test fail that cannot make network namespaces; without, it is skipped. Tests that run Kubernetes come last and
+# one package at a time: its programs, which are built meanwhile, keep a machine busy.
 .PHONY: test
 test: ## vet and all tests (LAB=require: none may be skipped for want of rights)
 	scripts/setup.sh test
-	go vet ./...
-	go test -timeout 20m $(TESTFLAGS) ./...
+	scripts/test.sh $(TESTFLAGS)
+
+.PHONY: kube
+kube: ## the programs of Kubernetes that tests run, in the user's cache
+	scripts/kube.sh
 
 .PHONY: race
 race: ## the tests of the concurrent packages with the race detector (needs gcc)

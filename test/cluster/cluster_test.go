@@ -287,9 +287,11 @@ func TestRestore(t *testing.T) {
 	_, err = api.Create(ctx, lease("lost", "n1"), metav1.CreateOptions{})
 	check(t, err)
 	check(t, c.Restore(ctx, snapshot))
-	for i, n := range c.Nodes() {
+	for _, n := range c.Nodes() {
 		check(t, n.Kill(cluster.APIServer)) // its caches are of a time that never was
 		check(t, n.Start(cluster.APIServer))
+	}
+	for i, n := range c.Nodes() {
 		check(t, c.WaitReady(ctx, i+1))
 		api := admin(t, c, i+1).CoordinationV1().Leases("default")
 		after, err := api.Get(ctx, "kept", metav1.GetOptions{})

@@ -1,0 +1,26 @@
+#!/usr/bin/env bash
+# Usage: scripts/test.sh [FLAG...]
+# Vets and tests everything, with more flags for go test. The programs of Kubernetes are built meanwhile (scripts/kube.sh), if they are
+# not there; what runs them is tested after everything else, one package at a time.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+mkdir -p build
+scripts/kube.sh >build/kube.log 2>&1 &
+kube=$!
+trap 'kill $kube 2>/dev/null || true' EXIT
+
+others=() clusters=()
+for package in $(go list ./...); do
+  case $package in
+    */test/cluster* | */test/install* | */test/e2e*) clusters+=("$package") ;;
+    *) others+=("$package") ;;
+  esac
+done
+
+status=0
+go vet ./... || status=1
+go test -timeout 20m "$@" "${others[@]}" || status=1
+wait $kube || { echo "test: scripts/kube.sh ended with an error:" >&2; cat build/kube.log >&2; status=1; }
+go test -timeout 20m -p 1 "$@" "${clusters[@]}" || status=1
+exit $status
