@@ -43,7 +43,7 @@ func credentials(cfg config.Kubernetes, pod string) (out *rest.Config, err error
 	}
 	out.ServerName, out.NextProtos = cfg.ServerName, []string{"http/1.1"}
 	out.Proxy = func(*http.Request) (*url.URL, error) { return nil, nil }
-	out.UserAgent, out.QPS = "pintle", -1
+	out.UserAgent, out.QPS, out.WarningHandler = "pintle", -1, rest.NoWarnings{} // else it prints to stderr by itself
 	if _, err := rest.TLSConfigFor(out); err != nil {
 		return nil, fmt.Errorf("use credentials of the Kubernetes API: %w", err)
 	}

@@ -2,10 +2,12 @@ package node
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/pintle-lb/pintle/internal/config"
 	"github.com/pintle-lb/pintle/internal/kube"
+	"github.com/pintle-lb/pintle/leader"
 )
 
 // A Finding is something about this machine, or about what it reaches, that is not
@@ -56,27 +58,33 @@ func about(cfg *config.Config, f kube.Finding) Finding {
 }
 
 // selfCheck says what SelfCheck finds, as warnings: whatever is wrong, a node that
-// runs goes on trying. An API that is away is asked for this node's rights when it
-// is there.
+// runs goes on trying. If no API server answers it looks once more when the elector
+// has found one.
 func (n *Node) selfCheck(ctx context.Context) {
-	const first, last = 5 * time.Second, time.Minute
 	said := map[string]bool{}
-	for wait := first; ; wait = min(2*wait, last) {
-		s := SelfCheck(ctx, n.cfg)
-		if ctx.Err() != nil {
-			return
-		}
-		done := s.Answered || n.kube == nil
-		if done || len(said) == 0 { // what an API server that is away says changes from one time to the next
-			n.warn(s.Findings, said)
-		}
-		if done {
-			return
+	s := SelfCheck(ctx, n.cfg)
+	if ctx.Err() != nil {
+		return
+	}
+	n.warn(s.Findings, said)
+	if s.Answered || n.kube == nil || !n.someServer(ctx) {
+		return
+	}
+	n.warn(SelfCheck(ctx, n.cfg).Findings, said)
+}
+
+// someServer waits for an API server that answers. It returns false when ctx ends.
+func (n *Node) someServer(ctx context.Context) bool {
+	t := time.NewTicker(time.Second)
+	defer t.Stop()
+	for {
+		if slices.ContainsFunc(n.kube.Status().Servers, func(s leader.KubeServer) bool { return !s.Seen.IsZero() }) {
+			return true
 		}
 		select {
 		case <-ctx.Done():
-			return
-		case <-time.After(wait):
+			return false
+		case <-t.C:
 		}
 	}
 }
