@@ -157,7 +157,7 @@ func (i Image) config(diffID string) any {
 		"created": epoch, "architecture": i.Arch, "os": "linux",
 		"config": map[string]any{
 			"User": fmt.Sprintf("%d:%d", user, user), "Entrypoint": []string{"/pintle"}, "Cmd": []string{"run", "--config", "/etc/pintle/pintle.yaml"},
-			"Env": []string{"PATH=/"}, "WorkingDir": "/", "Labels": i.labels(),
+			"Env": []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}, "WorkingDir": "/", "Labels": i.labels(),
 		},
 		"rootfs":  map[string]any{"type": "layers", "diff_ids": []string{diffID}},
 		"history": []map[string]any{{"created": epoch, "created_by": "tools/image"}},
