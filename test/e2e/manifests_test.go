@@ -1,4 +1,4 @@
-package manifests_test
+package e2e_test
 
 import (
 	"context"
@@ -23,7 +23,7 @@ import (
 )
 
 // A real API server takes every manifest, and has no more to say of the pods than the node's network makes it say.
-func TestOnAPIServer(t *testing.T) {
+func TestManifests(t *testing.T) {
 	c, ctx := clustertest.New(t, cluster.Options{ControllerManager: true}), clustertest.Context(t)
 	said := &warnings{}
 	cfg := c.Config(1, c.Lab().Client(), c.Admin())
@@ -32,7 +32,7 @@ func TestOnAPIServer(t *testing.T) {
 	for _, ns := range []string{"kube-system", "pintle"} {
 		prepare(t, ctx, k, ns)
 	}
-	files, err := filepath.Glob("testdata/kube/*.yaml")
+	files, err := filepath.Glob("../../manifests/testdata/kube/*.yaml")
 	if err != nil || len(files) < 9 {
 		t.Fatalf("%d files, %v", len(files), err)
 	}
@@ -147,7 +147,7 @@ func (w *warnings) take() []string {
 
 // rights checks that what `pintle manifest rbac --user pintle` prints is what the rules say, no less and no more.
 func rights(t *testing.T, ctx context.Context, c *cluster.Cluster) {
-	text, err := os.ReadFile("testdata/kube/rbac-user.yaml")
+	text, err := os.ReadFile("../../manifests/testdata/kube/rbac-user.yaml")
 	if err != nil {
 		t.Fatal(err)
 	}
