@@ -125,6 +125,7 @@ func (a *Agent) turn() {
 		learn(a)
 	}
 	a.turned.Store(int64(now))
+	a.uncount()
 	a.look()
 	a.tellHealth()
 	sick := a.sickSeat()
@@ -176,6 +177,19 @@ func (a *Agent) apply(want State) {
 func (a *Agent) look() {
 	a.facts.Doing = State{Addresses: a.bound.certain(), Targets: a.targets.possible()}
 	a.facts.Have = State{Seats: a.want.Seats, Addresses: a.bound.have, Targets: a.targets.have}
+}
+
+// uncount forgets the connections of a former tenure: a holder's are to be counted
+// when it has stopped holding.
+func (a *Agent) uncount() {
+	if a.cfg.Sockets == nil {
+		return
+	}
+	for _, s := range a.facts.Seats {
+		if s.Valid {
+			a.facts.Socks = -1
+		}
+	}
 }
 
 func (a *Agent) sickSeat() string {
@@ -292,13 +306,13 @@ func (a *Agent) countSockets(ctx context.Context) error {
 		case <-t.C:
 		}
 		addrs := a.Snapshot().lingering()
-		n := -1
-		if len(addrs) > 0 {
-			var err error
-			if n, err = a.cfg.Sockets(addrs); err != nil {
-				a.log.Debug("cannot count connections", "err", err)
-				continue
-			}
+		if len(addrs) == 0 {
+			continue // what was counted last is why they were let go
+		}
+		n, err := a.cfg.Sockets(addrs)
+		if err != nil {
+			a.log.Debug("cannot count connections", "err", err)
+			continue
 		}
 		a.in.put(sockNews, func(a *Agent) { a.facts.Socks = n })
 	}

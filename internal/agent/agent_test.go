@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -306,4 +307,44 @@ func TestBacker(t *testing.T) {
 			t.Error(got)
 		}
 	}, func(c *Config) { c.Backer = "the API" })
+}
+
+// A former holder lets go once: that nothing is counted where nothing is bound does
+// not bring the addresses back.
+func TestLetsGoOnce(t *testing.T) {
+	var open atomic.Int32
+	inBubble(t, func(r *rig) {
+		for epoch := uint64(3); epoch < 7; epoch += 2 { // the second time it must count anew
+			open.Store(1)
+			l := r.elect(epoch)
+			time.Sleep(5 * time.Second)
+			synctest.Wait()
+			l.Revoke()
+			r.Seat("cp", leader.Term{Holder: "n2", Epoch: epoch + 1, Joined: true})
+			time.Sleep(5 * time.Second)
+			synctest.Wait()
+			if len(r.bound.now()) == 0 {
+				t.Fatalf("epoch %d: let go of an open connection", epoch)
+			}
+			open.Store(0)
+			time.Sleep(5 * time.Second)
+			synctest.Wait()
+			before := r.bound.calls
+			if len(r.bound.now()) > 0 {
+				t.Fatalf("epoch %d: did not let go", epoch)
+			}
+			for range 70 {
+				time.Sleep(time.Second)
+				synctest.Wait()
+				if len(r.bound.now()) > 0 {
+					t.Fatalf("epoch %d: bound again", epoch)
+				}
+			}
+			if r.bound.calls != before {
+				t.Errorf("epoch %d: the setter was called %d times more", epoch, r.bound.calls-before)
+			}
+		}
+	}, func(c *Config) {
+		c.Sockets = func([]netip.Addr) (int, error) { return int(open.Load()), nil }
+	})
 }
