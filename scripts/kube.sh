@@ -28,6 +28,8 @@ if [ ! -x "$out/testkube" ]; then
   new=$(mktemp -d "$cache/building-XXXXXX")
   trap 'rm -rf "$new"' EXIT
 
+  find "$cache" -maxdepth 1 -name 'testkube-*' -type d -mtime +30 -exec rm -rf {} +
+
   # kubeadm compares versions, and the programs have none but what the linker gives them.
   v=$(go list -m -f '{{.Version}}' k8s.io/kubernetes)
   IFS=. read -r major minor _ <<<"${v#v}"
@@ -36,7 +38,7 @@ if [ ! -x "$out/testkube" ]; then
     flags+=" -X $package.gitVersion=$v -X $package.gitMajor=$major -X $package.gitMinor=$minor -X $package.gitTreeState=clean"
   done
   # {lock}>&-: what go leaves running would keep the lock.
-  CGO_ENABLED=0 nice go build -p 2 -buildvcs=false -ldflags "$flags" -o "$new/" . ./pause {lock}>&- >&2
+  CGO_ENABLED=0 nice -n 19 go build -p 2 -buildvcs=false -ldflags "$flags" -o "$new/" . ./pause {lock}>&- >&2
   mv "$new/kube" "$new/testkube"
   for command in etcd etcdctl etcdutl kube-apiserver kube-controller-manager kube-scheduler kube-proxy kubelet kubectl kubeadm; do
     ln -s testkube "$new/$command"

@@ -1,17 +1,18 @@
 #!/usr/bin/env bash
-# Usage: scripts/setup.sh test|race|bench
-# Installs the Debian packages that a make target needs beyond Go, only those that are missing, only as root.
+# Usage: scripts/setup.sh test|install|race|bench
+# Installs the Debian packages that a make target needs beyond Go, only those that are missing, only as root. What only "test" needs may
+# stay missing without LAB=require: tests are skipped then.
 set -euo pipefail
 
-# PROGRAM:PACKAGES, the packages separated by commas. The tests need no program but Go.
+# PROGRAM:PACKAGES, the packages separated by commas. Only tests with kubelets need programs: a container runtime and its network.
 case "${1:-}" in
-  test) needs=() ;;
+  test | install) needs=(nsenter:util-linux nft:nftables containerd:containerd runc:runc host-local:containernetworking-plugins) ;;
   race) needs=(gcc:gcc,libc6-dev) ;;
   bench) needs=(keepalived:keepalived) ;;
-  *) sed -n 2,3p "$0" >&2; exit 2 ;;
+  *) sed -n 2,4p "$0" >&2; exit 2 ;;
 esac
 
-PATH="$PATH:/usr/sbin:/sbin" # where a user's PATH may not lead
+PATH="$PATH:/usr/sbin:/sbin:/usr/lib/cni" # where a user's PATH may not lead
 if ! command -v go >/dev/null; then
   echo "setup: go is missing: install the version that go.mod names, from https://go.dev/dl" >&2
   exit 1
@@ -26,6 +27,7 @@ missing=(${missing[@]+"${missing[@]//,/ }"})
 
 if [ "$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null; then
   echo "setup: missing: ${missing[*]}. Install with: apt-get install --no-install-recommends ${missing[*]}" >&2
+  [ "$1" = test ] && [ "${LAB:-}" != require ] && exit 0
   exit 1
 fi
 

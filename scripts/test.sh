@@ -6,9 +6,9 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 mkdir -p build
-scripts/kube.sh >build/kube.log 2>&1 &
+setsid scripts/kube.sh >build/kube.log 2>&1 &
 kube=$!
-trap 'kill $kube 2>/dev/null || true' EXIT
+trap 'kill -- -$kube 2>/dev/null || true' EXIT
 
 others=() clusters=()
 for package in $(go list ./...); do
@@ -22,5 +22,6 @@ status=0
 go vet ./... || status=1
 go test -timeout 20m "$@" "${others[@]}" || status=1
 wait $kube || { echo "test: scripts/kube.sh ended with an error:" >&2; cat build/kube.log >&2; status=1; }
+trap - EXIT
 go test -timeout 20m -p 1 "$@" "${clusters[@]}" || status=1
 exit $status

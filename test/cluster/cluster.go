@@ -20,7 +20,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -45,8 +44,7 @@ const startWait = 5 * time.Minute
 type Cluster struct {
 	*site
 	nodes []*Node
-	end   context.CancelFunc
-	units sync.WaitGroup // what restarts components
+	units *units
 }
 
 // New makes a cluster and waits until every API server is ready. On an error nothing is left but opts.Dir. Processes end with ctx.
@@ -55,10 +53,9 @@ func New(ctx context.Context, opts Options) (*Cluster, error) {
 	if err != nil {
 		return nil, err
 	}
-	ctx, end := context.WithCancel(ctx)
-	c := &Cluster{site: s, end: end}
+	c := &Cluster{site: s, units: newUnits(ctx, s.opts.Log)}
 	for _, m := range s.machines {
-		c.nodes = append(c.nodes, newNode(ctx, c, m))
+		c.nodes = append(c.nodes, newNode(c, m))
 	}
 	starting, cancel := context.WithTimeoutCause(ctx, startWait, errors.New("the cluster did not start in time"))
 	defer cancel()
@@ -140,7 +137,6 @@ func (c *Cluster) Nodes() []*Node { return c.nodes }
 
 // Close kills everything that runs on the nodes and removes the files, unless Options.Dir named the place. It may be called again.
 func (c *Cluster) Close() error {
-	c.end() // no component is started again
-	c.units.Wait()
+	c.units.close()
 	return c.closeSite()
 }

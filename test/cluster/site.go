@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/google/renameio/v2"
 	"golang.org/x/sync/errgroup"
 	"k8s.io/client-go/kubernetes"
 
@@ -31,7 +32,7 @@ type Options struct {
 	VIP               netip.Addr        // controlPlaneEndpoint, which nobody bears yet; 10.77.0.100 by default
 	SANs              []string          // more names and addresses for the certificates of the API servers
 	Dir               string            // for files, kept after Close; by default a temporary one that goes with it
-	ControllerManager bool              // run one on each node; always so in Install
+	ControllerManager bool              // run one on each node; in an installed cluster there always is one
 	APIServerArgs     map[string]string // flags, without their dashes
 	Log               *slog.Logger      // nil: silent
 }
@@ -186,8 +187,15 @@ func (s *site) Apply(ctx context.Context, i int, manifests []byte, args ...strin
 
 func (s *site) kubectl(ctx context.Context, i int, input []byte, args ...string) ([]byte, error) {
 	m := s.machines[i-1]
-	server := fmt.Sprintf("--server=https://%s", netip.AddrPortFrom(m.Addr(), apiPort))
-	return m.exec(ctx, input, append([]string{"kubectl", "--kubeconfig=/etc/kubernetes/super-admin.conf", server}, args...)...)
+	config, err := s.Kubeconfig(i, s.Admin())
+	if err != nil {
+		return nil, err
+	}
+	file := filepath.Join(m.dir, "kubectl.conf")
+	if err := renameio.WriteFile(file, config, 0o600); err != nil { // others may run it at the same time
+		return nil, err
+	}
+	return m.exec(ctx, input, append([]string{"kubectl", "--kubeconfig=" + file}, args...)...)
 }
 
 // Logs is the end of every log of the cluster, for a person who looks for the cause of a failure.

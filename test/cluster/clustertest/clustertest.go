@@ -26,6 +26,15 @@ func New(t testing.TB, opts cluster.Options) *cluster.Cluster {
 	return c
 }
 
+// Install makes a cluster as New does, by kubeadm init and kubeadm join.
+func Install(t testing.TB, opts cluster.InstallOptions) *cluster.Installed {
+	t.Helper()
+	c, err := cluster.Install(t.Context(), opts)
+	check(t, err)
+	t.Cleanup(func() { end(t, c) })
+	return c
+}
+
 func check(t testing.TB, err error) {
 	t.Helper()
 	if err == nil {

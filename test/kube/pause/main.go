@@ -1,4 +1,4 @@
-// Pause is the process that holds a pod's namespaces, and the stand-in for programs that only have to be there.
+// Pause is the process that holds a pod's namespaces, or a whole machine's: it waits, and buries the processes that others left.
 package main
 
 import (
@@ -8,7 +8,21 @@ import (
 )
 
 func main() {
-	stop := make(chan os.Signal, 1)
-	signal.Notify(stop, syscall.SIGINT, syscall.SIGTERM)
-	<-stop
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, syscall.SIGCHLD, syscall.SIGINT, syscall.SIGTERM)
+	for s := range signals {
+		if s != syscall.SIGCHLD {
+			return
+		}
+		bury()
+	}
+}
+
+// bury takes every child that has ended; one signal may stand for several.
+func bury() {
+	for {
+		if pid, err := syscall.Wait4(-1, nil, syscall.WNOHANG, nil); err != nil || pid <= 0 {
+			return
+		}
+	}
 }
