@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/google/renameio/v2"
 
@@ -45,8 +46,27 @@ func (i install) run(w io.Writer) error {
 	if err := put(w, i.path(podFile(i.kube)), i.pod, 0o600); err != nil {
 		return err
 	}
-	_, err := fmt.Fprintf(w, "the kubelet starts it with the image %s; the same files belong on every control-plane node\n", i.kube.Image)
-	return err
+	if _, err := fmt.Fprintf(w, "the kubelet starts it with the image %s; the same files belong on every control-plane node\n", i.kube.Image); err != nil {
+		return err
+	}
+	return i.tellMissing(w)
+}
+
+// tellMissing names the files that the kubelet waits for before it starts the pod.
+func (i install) tellMissing(w io.Writer) error {
+	for _, f := range i.kube.Files {
+		if _, err := os.Stat(i.path(f)); !errors.Is(err, fs.ErrNotExist) || strings.HasPrefix(f, "/etc/pintle/") {
+			continue
+		}
+		who := "see pintle manifest pod --help"
+		if strings.HasPrefix(f, "/etc/kubernetes/pki/") {
+			who = "kubeadm makes it"
+		}
+		if _, err := fmt.Fprintf(w, "it waits for %s, which is not there yet: %s\n", f, who); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (i install) path(name string) string { return filepath.Join(i.root, name) }

@@ -50,7 +50,10 @@ With Raft (the default) the nodes elect the holder among themselves, with the ce
 etcd of each node. A control plane with an external etcd has none: make some with pintle raft certs, put each node's
 into /etc/pintle/tls, and give --tls-ca, --tls-cert and --tls-key. {node} in these names is the node's name.
 
-With --election lease the cluster must be there already, and this node needs a kubeconfig of its own (--kubeconfig).
+With --election lease the cluster must be there already, and each node needs a kubeconfig (--kubeconfig). This makes one,
+and gives its user the few rights that it needs:
+  kubeadm kubeconfig user --client-name pintle > /etc/kubernetes/pintle.conf
+  pintle manifest rbac --user pintle | kubectl apply -f -
 
 A configuration that is there and differs is left alone, unless --force is given; to keep it and renew the pod only,
 give --config /etc/pintle/pintle.yaml.`,
