@@ -54,15 +54,16 @@ type Kube struct {
 	kick    chan struct{} // something to look at
 	rewatch chan bool     // the watch may be dead; true: it is
 
-	mu     sync.Mutex // guards what follows
-	bid    bid
-	report func(string, Term)
-	last   Term
-	near   bool   // the seat is about to be taken
-	fault  string // why this node cannot take part; "" when it can
-	macs   map[string]string
-	wish   string // ID of the last wish that was granted or refused
-	counts struct{ reads, writes, watches uint64 }
+	mu                    sync.Mutex // guards what follows
+	bid                   bid
+	report                func(string, Term)
+	last                  Term
+	near                  bool   // the seat is about to be taken
+	refusedWrite          bool   // writeFault is for good until a write succeeds
+	readFault, writeFault string // why the last read or write failed; "" when it did not
+	macs                  map[string]string
+	wish                  string // ID of the last wish that was granted or refused
+	counts                struct{ reads, writes, watches uint64 }
 }
 
 // A KubeStatus is what a [Kube] elector knows of itself and its Lease.
@@ -233,7 +234,7 @@ func (k *Kube) Status() KubeStatus {
 	server, servers := k.servers.status()
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	st := KubeStatus{Object: k.cfg.Namespace + "/" + k.cfg.Name, Duration: k.cfg.Duration, Server: server, Servers: servers, Error: k.fault,
+	st := KubeStatus{Object: k.cfg.Namespace + "/" + k.cfg.Name, Duration: k.cfg.Duration, Server: server, Servers: servers, Error: k.fault(),
 		Reads: k.counts.reads, Writes: k.counts.writes, Watches: k.counts.watches}
 	if c := k.bid.cur; c != nil {
 		st.Epoch, st.Version = c.record.Epoch, c.record.Version
@@ -292,31 +293,46 @@ func (k *Kube) saw(s sighting, read Instant) {
 		}()
 	}
 	k.publish()
+	k.failed(&k.readFault, "get", nil)
 	k.wake()
 }
 
-// failed notes why the last call failed, nil when it did not, and says it once.
-func (k *Kube) failed(what string, err error) {
-	fault := ""
+// failed notes why the last call of a kind failed, nil when it did not, and says
+// once that this node can or cannot take part.
+func (k *Kube) failed(fault *string, verb string, err error) {
+	text := ""
 	switch {
 	case err == nil, apierrors.IsConflict(err), apierrors.IsAlreadyExists(err):
 	case apierrors.IsForbidden(err):
-		fault = fmt.Sprintf("may not %s leases.coordination.k8s.io %q in namespace %s: `pintle manifest rbac` prints the Role: %v", what, k.cfg.Name, k.cfg.Namespace, err)
+		text = fmt.Sprintf("may not %s leases.coordination.k8s.io %q in namespace %s: `pintle manifest rbac` prints the Role: %v", verb, k.cfg.Name, k.cfg.Namespace, err)
 	case apierrors.IsUnauthorized(err):
-		fault = fmt.Sprintf("%s lease: the API server does not know this node's credentials: %v", what, err)
+		text = fmt.Sprintf("%s lease: the API server does not know this node's credentials: %v", verb, err)
 	default:
-		fault = fmt.Sprintf("%s lease: %v", what, err)
+		text = fmt.Sprintf("%s lease: %v", verb, err)
 	}
 	k.mu.Lock()
-	was := k.fault
-	k.fault = fault
+	was := k.fault()
+	*fault = text
+	if err == nil && fault == &k.writeFault || err == nil && !k.refusedWrite {
+		k.readFault, k.writeFault = "", ""
+	}
+	k.refusedWrite = k.writeFault != "" && (k.refusedWrite || refused(err))
+	now := k.fault()
 	k.mu.Unlock()
 	switch {
-	case fault == "" && was != "":
+	case now == "" && was != "":
 		k.log.Info("takes part in elections again", "seat", k.cfg.Seat)
-	case fault != "" && was == "" && (apierrors.IsForbidden(err) || apierrors.IsUnauthorized(err)):
-		k.log.Error("cannot take part in elections", "seat", k.cfg.Seat, "err", fault)
-	case fault != "" && was == "":
-		k.log.Warn("cannot take part in elections now", "seat", k.cfg.Seat, "err", fault)
+	case now != "" && was == "" && refused(err):
+		k.log.Error("cannot take part in elections", "seat", k.cfg.Seat, "err", now)
+	case now != "" && was == "":
+		k.log.Warn("cannot take part in elections now", "seat", k.cfg.Seat, "err", now)
 	}
+}
+
+// fault is why this node cannot take part; "" when it can. The caller holds mu.
+func (k *Kube) fault() string {
+	if k.writeFault != "" {
+		return k.writeFault
+	}
+	return k.readFault
 }

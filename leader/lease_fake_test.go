@@ -104,12 +104,13 @@ func (s *fakeStore) edit(change func(*coordinationv1.Lease) *coordinationv1.Leas
 type backup struct {
 	version int64
 	object  *coordinationv1.Lease
+	taken   time.Time
 }
 
 func (s *fakeStore) backup() backup {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return backup{s.version, s.object}
+	return backup{s.version, s.object, time.Now()}
 }
 
 // restore goes back to a backup: versions come again, and watches end.

@@ -22,6 +22,7 @@ var leaseMutants = []struct {
 	{"a change is no renewal", []string{"s.at, s.wait = now, max", "s.at, s.wait = now.Add(-time.Second), max"}},
 	{"what is gone is free", []string{"s.at, s.wait = now, max(b.t, s.record.t())", "s.at, s.wait = now, s.record.t()", "s.wait = max(s.wait, b.cur.record.t())", "_ = s"}},
 	{"waits for its own T only", []string{"s.at, s.wait = now, max(b.t, s.record.t())", "s.at, s.wait = now, b.t", "s.wait = max(s.wait, b.cur.record.t())", "_ = s"}},
+	{"trusts what it saw long ago", []string{"b.cur.at = now // too", "// too"}},
 	{"believes any release", []string{"return p != nil && now < p.until && r.released() &&", "return r.released() || p != nil &&"}},
 	{"takes its old tenure up again", []string{"return !b.gone && b.epoch != 0 && now < b.sent.Add(hold(b.t))", "return b.epoch != 0"}},
 	{"claims after it resigned", []string{"	if !wanted {\n		b.lease.Revoke()", "	if !wanted {"}},

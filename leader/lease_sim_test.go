@@ -1,6 +1,7 @@
 package leader
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -23,6 +24,7 @@ type leaseSim struct {
 	mixed   bool // nodes have different T; then nobody edits the object by hand too (see bid)
 	backups []backup
 	trace   []string
+	probing int
 	done    chan struct{}
 	over    chan struct{}
 }
@@ -51,6 +53,7 @@ func simulateLease(t *testing.T, seed uint64) {
 	s.kubeWorld = newKubeWorld(t, 3+2*rng.IntN(2), func(c *KubeConfig) {
 		rate := s.rates[c.Node]
 		c.Duration = lease
+		c.Free = s.probe
 		if s.mixed && rate > 0 { // half-way through a change of the configuration
 			c.Duration = MinLease
 		}
@@ -72,6 +75,9 @@ func simulateLease(t *testing.T, seed uint64) {
 		s.startNode(n)
 	}
 	go s.watch()
+	if rng.IntN(2) == 0 {
+		s.settle()
+	}
 	for range 40 {
 		s.fault(lease)
 		time.Sleep(time.Duration(rng.Int64N(int64(2 * lease))))
@@ -80,6 +86,25 @@ func simulateLease(t *testing.T, seed uint64) {
 	s.settle()
 	close(s.done)
 	<-s.over
+}
+
+// probe is that of the addresses: it takes a while, and sometimes someone has them.
+// Two at a time would take each other for strangers.
+func (s *leaseSim) probe(ctx context.Context) error {
+	s.mu.Lock()
+	others, taken := s.probing, s.rng.IntN(4) == 0
+	s.probing++
+	s.mu.Unlock()
+	defer func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.probing--
+	}()
+	sleep(ctx, 5*time.Second)
+	if taken || others > 0 {
+		return errors.New("someone has the address")
+	}
+	return ctx.Err()
 }
 
 func (s *leaseSim) startNode(n string) {
@@ -165,10 +190,27 @@ func (s *leaseSim) fault(t time.Duration) {
 	case 18:
 		s.note("backup")
 		s.backups = append(s.backups, s.store.backup())
+		if s.rng.IntN(2) == 0 { // while a node is away that saw what is in it
+			s.links[s.any()].set(true)
+			time.Sleep(3 * t)
+		}
 	case 19:
 		if len(s.backups) > 0 {
-			s.note("restore")
-			s.store.restore(s.backups[s.rng.IntN(len(s.backups))])
+			s.restore(s.backups[s.rng.IntN(len(s.backups))], t)
+		}
+	}
+}
+
+// restore goes back to a backup, unless it is younger than what bid covers.
+func (s *leaseSim) restore(b backup, t time.Duration) {
+	if time.Since(b.taken) < 5*t/2 {
+		return
+	}
+	s.note("restore what was at %v", b.taken.Sub(s.since))
+	s.store.restore(b)
+	if s.rng.IntN(2) == 0 {
+		for _, n := range s.names {
+			s.links[n].set(false)
 		}
 	}
 }

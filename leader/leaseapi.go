@@ -120,11 +120,14 @@ func (a *restAPI) Servers(ctx context.Context) ([]string, error) {
 	return out, nil
 }
 
-// final reports whether another API server would say the same.
+// final reports whether another API server would say the same. One that starts
+// forbids everything until it has read the roles.
 func final(err error) bool {
-	return err == nil || apierrors.IsConflict(err) || apierrors.IsInvalid(err) || apierrors.IsAlreadyExists(err) || apierrors.IsBadRequest(err) ||
-		apierrors.IsForbidden(err) || apierrors.IsUnauthorized(err)
+	return err == nil || apierrors.IsConflict(err) || apierrors.IsInvalid(err) || apierrors.IsAlreadyExists(err) || apierrors.IsBadRequest(err)
 }
+
+// refused reports whether an API server answered and does not let this node in.
+func refused(err error) bool { return apierrors.IsForbidden(err) || apierrors.IsUnauthorized(err) }
 
 // A KubeServer is what is known of one API server.
 type KubeServer struct {
@@ -260,7 +263,8 @@ type said struct {
 
 // call asks one server after another until one gives a final answer: the next at
 // once after an error, and after patience beside one that is silent. The others
-// are let go when it returns. It fails with the last error.
+// are let go when it returns. It fails with the last error, or with that of a server
+// that answered and refused.
 func (s *apiServers) call(ctx context.Context, patience time.Duration, do func(context.Context, leaseAPI) (*coordinationv1.Lease, error)) (said, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -283,10 +287,14 @@ func (s *apiServers) call(ctx context.Context, patience time.Duration, do func(c
 	}
 	timer := time.NewTimer(patience)
 	defer timer.Stop()
+	var worst *said // that says most about why
 	for pending := 1; ; {
 		select {
 		case o := <-results:
 			pending--
+			if worst == nil || refused(o.err) || !refused(worst.err) {
+				worst = &o
+			}
 			if ctx.Err() == nil || o.err == nil {
 				s.note(o.server, o.err, false)
 			}
@@ -297,7 +305,7 @@ func (s *apiServers) call(ctx context.Context, patience time.Duration, do func(c
 				pending++
 			}
 			if pending == 0 {
-				return o, fmt.Errorf("%s: %w", o.server.url, o.err)
+				return *worst, fmt.Errorf("%s: %w", worst.server.url, worst.err)
 			}
 		case <-timer.C:
 			s.note(asked[len(asked)-1], nil, true)

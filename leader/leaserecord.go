@@ -34,6 +34,7 @@ type record struct {
 	Millis   int64    `json:"durationMillis"`
 	Version  string   `json:"version,omitempty"`
 	MACs     []string `json:"macs,omitempty"`
+	Forming  bool     `json:"forming,omitempty"`  // there was no holder yet; the process probes the addresses
 	Released string   `json:"released,omitempty"` // HOLDER/EPOCH once the holder has given the seat up
 	Next     *answer  `json:"next,omitempty"`     // to whom
 	Offer    string   `json:"offer,omitempty"`    // who would take the seat? A new question has a new value

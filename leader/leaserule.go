@@ -15,6 +15,7 @@ const (
 	doNothing act = iota
 	doLook        // read the object as the quorum of the API has it
 	doProbe       // ask whether a station outside the cluster has the addresses
+	doReserve     // write: this node probes, and will be the first holder
 	doTake        // write: this node holds, in a new epoch
 	doRenew       // write: it still does
 	doOffer       // write, as the holder: who would take the seat?
@@ -23,7 +24,7 @@ const (
 	doAsk         // write, as anyone: hand over
 )
 
-func (a act) writes() bool { return a >= doTake }
+func (a act) writes() bool { return a >= doReserve }
 
 // Times, beside those that follow from T.
 const (
@@ -46,21 +47,23 @@ const (
 //     it has seen unchanged for T by its own clock, the longest T of its own,
 //     the record's and that of the record before, and that a read of the
 //     quorum has just shown again. Whatever changes the object, a deletion, a
-//     person's edit, a backup that was restored, counts as a renewal.
+//     person's edit, a backup that was restored, counts as a renewal, and so
+//     does a silence of 2 T, in which this node saw nothing of it.
 //   - It takes the seat at once only if the holder's release repeats the nonce
 //     with which this very process answered the holder's offer, once, and within
 //     0.9 T of that answer.
 //
 // So a lease ends before the next begins, for clocks that run up to 5 % apart.
-// Not covered: nodes configured with different T while someone also rewrites the
-// record by hand.
+// Not covered: a backup that is restored within 2 T of being taken, so that a
+// node sees the very state that it saw before; nodes configured with different
+// T while someone also rewrites the record by hand.
 type bid struct {
 	node, process string
 	clock         Clock
 	t             time.Duration // this node's T
 	rank          int
 	candidate     bool
-	needProbe     bool // before the object is made for the first time
+	needProbe     bool // before there is a first holder
 
 	wanted  bool
 	healthy bool
@@ -68,6 +71,7 @@ type bid struct {
 
 	cur       *sighting // nil before the first
 	looked    Instant   // when the read was sent that last showed cur
+	heard     Instant   // when anything last showed cur
 	doubt     bool      // cur may be old: look before anything else
 	clear     bool      // the addresses were probed and are free
 	high      uint64    // the highest epoch seen
@@ -114,6 +118,10 @@ func nonce() string {
 func (b *bid) see(now Instant, s sighting, read Instant) {
 	b.count(now, &s.record)
 	if b.cur != nil && b.cur.print == s.print {
+		if now >= b.heard.Add(2*b.cur.wait) {
+			b.cur.at = now // too long ago: it may have changed, and come back with a backup
+		}
+		b.heard = now
 		b.looked = max(b.looked, read)
 		b.doubt = b.doubt && read == 0
 		return
@@ -125,7 +133,7 @@ func (b *bid) see(now Instant, s sighting, read Instant) {
 	if b.cur != nil {
 		s.wait = max(s.wait, b.cur.record.t())
 	}
-	b.cur, b.looked, b.doubt = &s, read, false
+	b.cur, b.heard, b.looked, b.doubt = &s, now, read, false
 	b.high = max(b.high, s.record.Epoch)
 	if p := b.promised; p != nil && s.record.Epoch > p.epoch {
 		b.promised = nil // it was for the hand-over that is past
@@ -321,6 +329,9 @@ func (b *bid) stand(now Instant) (act, Instant) {
 	if b.chosen(now) || b.fresh(now) && b.mine() {
 		return doTake, 0
 	}
+	if b.reserved() {
+		return b.begin(now)
+	}
 	due := b.due()
 	if now < due {
 		return b.follow(now)
@@ -328,10 +339,29 @@ func (b *bid) stand(now Instant) (act, Instant) {
 	switch {
 	case b.looked < due || now >= b.looked.Add(confirmTime):
 		return doLook, 0
-	case b.cur.object == nil && b.high == 0 && b.needProbe && !b.clear:
-		return doProbe, 0
+	case b.high == 0 && b.needProbe:
+		return doReserve, 0
 	}
 	return doTake, 0
+}
+
+// reserved reports whether the object says that this process will be the first
+// holder. It waited for T before it wrote so.
+func (b *bid) reserved() bool {
+	r := &b.cur.record
+	return b.cur.object != nil && r.Forming && r.Process == b.process && b.high == 0
+}
+
+// begin is next for a node that no holder was before. One node probes at a time:
+// two would take each other for strangers.
+func (b *bid) begin(now Instant) (act, Instant) {
+	switch {
+	case b.clear:
+		return doTake, 0
+	case now >= b.sent.Add(b.t/3):
+		return doReserve, 0
+	}
+	return doProbe, b.sent.Add(b.t / 3)
 }
 
 // follow is next for a node that waits.

@@ -82,7 +82,7 @@ func (k *Kube) campaign(ctx context.Context) error {
 		start := a != doNothing && !l.busy && now >= l.again
 		if a != doNothing && !l.busy && !start {
 			wake = l.again
-		} else if a != doNothing {
+		} else if a != doNothing && a != doProbe {
 			wake = 0 // the end of the call wakes
 		}
 		k.near = a == doTake || a == doLook && k.bid.standing(now)
@@ -154,7 +154,7 @@ func (k *Kube) look(ctx context.Context, sent Instant, l *lane) func(Instant) {
 	}
 	return func(now Instant) {
 		l.ended(now, err != nil, k.cfg.Duration)
-		k.failed("get", err)
+		k.failed(&k.readFault, "get", err)
 	}
 }
 
@@ -173,7 +173,7 @@ func (k *Kube) put(ctx context.Context, base string, o *coordinationv1.Lease, l 
 			k.bid.missed(base)
 			k.mu.Unlock()
 		}
-		k.failed("update", err)
+		k.failed(&k.writeFault, "update", err)
 		if err != nil {
 			k.suspect(false)
 		}

@@ -25,6 +25,9 @@ func (b *bid) draft(a act, now Instant, macs []string, version string) record {
 	b.writes[b.seq] = written{epoch, now}
 	b.lastWrite = now
 	was := r
+	if a == doReserve {
+		return record{Process: b.process, Seq: b.seq, Millis: b.t.Milliseconds(), Version: version, Forming: true}
+	}
 	r = record{Holder: b.node, Process: b.process, Epoch: epoch, Seq: b.seq, Millis: b.t.Milliseconds(), Version: version, MACs: macs}
 	switch {
 	case a == doOffer:
