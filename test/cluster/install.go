@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"time"
@@ -141,7 +140,7 @@ func (c *Installed) Join(ctx context.Context, i int) error {
 		}
 	}
 	if i == 1 && c.opts.StaticVIP {
-		if err := n.bear(c.VIP()); err != nil {
+		if err := c.BearVIP(i); err != nil {
 			return err
 		}
 	}
@@ -154,18 +153,19 @@ func (c *Installed) Join(ctx context.Context, i int) error {
 	return n.startProxy()
 }
 
-// bear lays an address on eth0.
-func (m *Machine) bear(addr netip.Addr) error {
-	err := m.Host.Do(func() error {
+// BearVIP lays the address on eth0 of node i, as StaticVIP does on the first. A crash takes it away.
+func (c *Installed) BearVIP(i int) error {
+	n, vip := c.nodes[i-1], c.VIP()
+	err := n.Host.Do(func() error {
 		eth0, err := netlink.LinkByName("eth0")
 		if err != nil {
 			return err
 		}
-		ones := net.CIDRMask(addr.BitLen(), addr.BitLen())
-		return netlink.AddrReplace(eth0, &netlink.Addr{IPNet: &net.IPNet{IP: addr.AsSlice(), Mask: ones}})
+		ones := net.CIDRMask(vip.BitLen(), vip.BitLen())
+		return netlink.AddrReplace(eth0, &netlink.Addr{IPNet: &net.IPNet{IP: vip.AsSlice(), Mask: ones}})
 	})
 	if err != nil {
-		return fmt.Errorf("add %s to eth0 of %s: %w", addr, m.Name(), err)
+		return fmt.Errorf("add %s to eth0 of %s: %w", vip, n.Name(), err)
 	}
 	return nil
 }

@@ -329,7 +329,8 @@ func kubeletConfiguration() object {
 	}
 }
 
-// sweep removes the control groups of containers that were killed with the node: nobody else does.
+// sweep removes the control groups of containers that were killed with the node, which nobody else does, and what containerd makes for
+// them all, if they are the last.
 func (n *InstalledNode) sweep() error {
 	var containers []string
 	for _, kind := range []string{"containers", "sandboxes"} {
@@ -339,15 +340,23 @@ func (n *InstalledNode) sweep() error {
 		}
 		containers = append(containers, dirs...)
 	}
-	ours := map[string]bool{}
+	ours, parents := map[string]bool{}, []string{}
 	for _, dir := range containers {
 		ours[filepath.Base(dir)] = true
 	}
-	return filepath.WalkDir("/sys/fs/cgroup", func(path string, d fs.DirEntry, err error) error {
-		if err == nil && d.IsDir() && ours[d.Name()] {
-			_ = os.Remove(path) // it goes by itself if another process is in it still, and that one ends
+	err := filepath.WalkDir("/sys/fs/cgroup", func(path string, d fs.DirEntry, err error) error {
+		switch {
+		case err != nil || !d.IsDir():
+		case d.Name() == "k8s.io":
+			parents = append(parents, path)
+		case ours[d.Name()]:
+			_ = os.Remove(path) // the processes in it are dead
 			return fs.SkipDir
 		}
 		return nil
 	})
+	for _, dir := range parents {
+		_ = os.Remove(dir) // fails while there is anything in it
+	}
+	return err
 }
