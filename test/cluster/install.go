@@ -45,6 +45,9 @@ type Installed struct {
 
 // Install makes a cluster and returns when all nodes that joined are Ready. On an error nothing is left but opts.Dir. Processes end with ctx.
 func Install(ctx context.Context, opts InstallOptions) (*Installed, error) {
+	if err := findRuntime(); err != nil {
+		return nil, fmt.Errorf("install cluster: %w", err)
+	}
 	s, err := newSite(opts.Options)
 	if err != nil {
 		return nil, err

@@ -29,6 +29,9 @@ var (
 	private = []string{"/etc", "/var/lib", "/run"}
 )
 
+// systemPath is where a machine looks for programs that are not those of Kubernetes.
+const systemPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
 // A Machine is a node of the lab with files and a host name of its own, and a default route (to the client, which forwards
 // nothing). /run is empty, and the host's /etc/resolv.conf is replaced by one that names no server: a look-up fails at once.
 type Machine struct {

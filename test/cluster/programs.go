@@ -7,11 +7,34 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 )
 
 // ErrNoPrograms is that of a machine where scripts/kube.sh has not run.
 var ErrNoPrograms = errors.New("the programs of Kubernetes are not built: run scripts/kube.sh")
+
+// ErrNoRuntime is that of a machine on which Install has no container runtime.
+var ErrNoRuntime = errors.New("a program that runs containers is missing: run scripts/setup.sh install")
+
+// cniDir is where Debian has the network plugins.
+const cniDir = "/usr/lib/cni"
+
+// findRuntime says whether Install has what it needs.
+func findRuntime() error {
+	var errs []error
+	for _, name := range []string{"nsenter", "nft", "containerd", "ctr", "runc", "host-local"} {
+		if !slices.ContainsFunc(strings.Split(systemPath+":"+cniDir, ":"), func(dir string) bool { return exists(filepath.Join(dir, name)) }) {
+			errs = append(errs, fmt.Errorf("%w (%s)", ErrNoRuntime, name))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
+}
 
 // Programs is the folder with the programs of Kubernetes: the environment's TESTKUBE_BIN, or where scripts/kube.sh puts them. It
 // builds nothing.

@@ -101,7 +101,7 @@ func (s *site) addMachines() error {
 	for _, n := range s.lab.Nodes()[:s.opts.Nodes] {
 		m := &Machine{
 			Node: n, dir: filepath.Join(s.dir, n.Name()), hosts: []byte(hosts), gateway: s.lab.Client().Addr(),
-			path: s.bin + ":/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+			path: s.bin + ":" + systemPath,
 		}
 		if err := m.assemble(); err != nil {
 			return fmt.Errorf("make %s: %w", n.Name(), err)

@@ -31,19 +31,17 @@ spec:
 // TestOneNode: kubeadm init makes a node whose control plane and whatever else is there runs in containers, and which comes back after
 // a power failure.
 func TestOneNode(t *testing.T) {
-	programs, err := cluster.Programs()
-	if err != nil {
-		programs = t.TempDir() // Install says what is missing
+	image := cluster.Image{
+		Names:      []string{"localhost/guest:test"},
+		Files:      map[string]string{"/bin/guest": filepath.Join(clustertest.Programs(t), "pause")},
+		Entrypoint: []string{"/bin/guest"},
 	}
-	image := filepath.Join(t.TempDir(), "guest.tar")
-	if err == nil {
-		pause := cluster.Image{Names: []string{"localhost/guest:test"}, Files: map[string]string{"/bin/guest": filepath.Join(programs, "pause")}, Entrypoint: []string{"/bin/guest"}}
-		check(t, pause.WriteFile(image))
-	}
+	archive := filepath.Join(t.TempDir(), "guest.tar")
+	check(t, image.WriteFile(archive))
 	c := clustertest.Install(t, cluster.InstallOptions{
 		StaticVIP: true,
 		Proxy:     true,
-		Images:    []string{image},
+		Images:    []string{archive},
 		Prepare: func(m *cluster.Machine) error {
 			return m.WriteFile("/etc/kubernetes/manifests/guest.yaml", []byte(guest), 0o600)
 		},

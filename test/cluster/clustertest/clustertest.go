@@ -35,12 +35,20 @@ func Install(t testing.TB, opts cluster.InstallOptions) *cluster.Installed {
 	return c
 }
 
+// Programs is the folder with the programs of Kubernetes, without which the test is skipped, as by New.
+func Programs(t testing.TB) string {
+	t.Helper()
+	dir, err := cluster.Programs()
+	check(t, err)
+	return dir
+}
+
 func check(t testing.TB, err error) {
 	t.Helper()
 	if err == nil {
 		return
 	}
-	cannot := errors.Is(err, unix.EPERM) || errors.Is(err, cluster.ErrNoPrograms)
+	cannot := errors.Is(err, unix.EPERM) || errors.Is(err, cluster.ErrNoPrograms) || errors.Is(err, cluster.ErrNoRuntime)
 	if cannot && os.Getenv("LAB") != "require" {
 		t.Skipf("this test makes a Kubernetes cluster: %v", err)
 	}
