@@ -302,7 +302,7 @@ func (k *Kube) saw(s sighting, read Instant) {
 func (k *Kube) failed(fault *string, verb string, err error) {
 	text := ""
 	switch {
-	case err == nil, apierrors.IsConflict(err), apierrors.IsAlreadyExists(err):
+	case err == nil:
 	case apierrors.IsForbidden(err):
 		text = fmt.Sprintf("may not %s leases.coordination.k8s.io %q in namespace %s: `pintle manifest rbac` prints the Role: %v", verb, k.cfg.Name, k.cfg.Namespace, err)
 	case apierrors.IsUnauthorized(err):

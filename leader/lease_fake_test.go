@@ -245,6 +245,10 @@ type fakeAPI struct {
 
 func (a fakeAPI) Servers(context.Context) ([]string, error) { return nil, nil }
 
+func (a fakeAPI) DryPut(ctx context.Context, _ *coordinationv1.Lease) error {
+	return a.pass(ctx, a.link, a.before)
+}
+
 func (a fakeAPI) Get(ctx context.Context) (*coordinationv1.Lease, error) {
 	if err := a.pass(ctx, a.link, a.before); err != nil {
 		return nil, err

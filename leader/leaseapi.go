@@ -27,6 +27,7 @@ import (
 type leaseAPI interface {
 	Get(ctx context.Context) (*coordinationv1.Lease, error)
 	Put(ctx context.Context, o *coordinationv1.Lease) (*coordinationv1.Lease, error)
+	DryPut(ctx context.Context, o *coordinationv1.Lease) error // stores nothing
 	Watch(ctx context.Context) (watch.Interface, error)
 	Servers(ctx context.Context) ([]string, error) // base URLs of all API servers
 }
@@ -90,6 +91,12 @@ func (a *restAPI) Put(ctx context.Context, o *coordinationv1.Lease) (*coordinati
 	out := &coordinationv1.Lease{}
 	err := a.lease.Put().Namespace(a.namespace).Resource("leases").Name(a.name).MaxRetries(0).Body(o).Do(ctx).Into(out)
 	return out, err
+}
+
+// DryPut asks whether Put would be allowed.
+func (a *restAPI) DryPut(ctx context.Context, o *coordinationv1.Lease) error {
+	return a.lease.Put().Namespace(a.namespace).Resource("leases").Name(a.name).MaxRetries(0).
+		VersionedParams(&metav1.UpdateOptions{DryRun: []string{metav1.DryRunAll}}, metav1.ParameterCodec).Body(o).Do(ctx).Error()
 }
 
 func (a *restAPI) Watch(ctx context.Context) (watch.Interface, error) {

@@ -16,6 +16,7 @@ import (
 const (
 	discoverTime = 10 * time.Minute // how often the list of API servers is read
 	probeTime    = 10 * time.Second // between two probes of an address that someone has
+	retryTime    = 3 * time.Second  // between two questions whether a write is allowed again
 )
 
 // Run implements [Elector].
@@ -27,6 +28,7 @@ func (k *Kube) Run(ctx context.Context, report func(seat string, t Term)) error 
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return k.campaign(ctx) })
 	g.Go(func() error { return k.watch(ctx) })
+	g.Go(func() error { return k.retry(ctx) })
 	if k.cfg.Discover {
 		g.Go(func() error { return k.discover(ctx) })
 	}
@@ -166,14 +168,16 @@ func (k *Kube) put(ctx context.Context, base string, o *coordinationv1.Lease, l 
 		k.saw(sight(said.object), 0)
 	}
 	return func(now Instant) {
-		met := apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err) || apierrors.IsInvalid(err)
+		// Without a resourceVersion the object was to be made, and there is one (LeaseStrategy: no unconditional update).
+		met := apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err) || apierrors.IsInvalid(err) && o.ResourceVersion == ""
 		l.ended(now, err != nil, k.cfg.Duration)
 		if met {
 			k.mu.Lock()
 			k.bid.missed(base)
 			k.mu.Unlock()
+		} else {
+			k.failed(&k.writeFault, "update", err)
 		}
-		k.failed(&k.writeFault, "update", err)
 		if err != nil {
 			k.suspect(false)
 		}
@@ -201,6 +205,30 @@ func (k *Kube) suspect(surely bool) {
 	case k.rewatch <- surely:
 	default:
 	}
+}
+
+// retry asks now and then, after a write was refused, whether one would be allowed
+// now: a node that does not hold has nothing to write.
+func (k *Kube) retry(ctx context.Context) error {
+	for ; ctx.Err() == nil; sleep(ctx, retryTime) {
+		k.mu.Lock()
+		ask := k.refusedWrite && k.bid.lease == nil && k.bid.cur != nil && k.bid.cur.object != nil
+		var o *coordinationv1.Lease
+		if ask {
+			o = k.bid.cur.object.DeepCopy()
+		}
+		k.mu.Unlock()
+		if !ask {
+			continue
+		}
+		call, cancel := context.WithTimeout(ctx, k.cfg.Duration)
+		_, err := k.servers.call(call, k.patience(), func(ctx context.Context, api leaseAPI) (*coordinationv1.Lease, error) { return nil, api.DryPut(ctx, o) })
+		cancel()
+		if err == nil || apierrors.IsConflict(err) {
+			k.failed(&k.writeFault, "update", nil)
+		}
+	}
+	return nil
 }
 
 // watch follows the object until ctx ends.

@@ -62,9 +62,10 @@ func (b *bid) missed(base string) {
 	}
 }
 
-// standing reports whether the time to stand has come.
+// standing reports whether the time to stand has come, and nothing is to be
+// probed before.
 func (b *bid) standing(now Instant) bool {
-	return b.wanted && b.candidate && b.lease == nil && b.cur != nil && now >= b.due()
+	return b.wanted && b.candidate && b.lease == nil && b.cur != nil && now >= b.due() && (b.high > 0 || b.clear || !b.needProbe)
 }
 
 // term is what the node knows of the seat. standing says that it is about to

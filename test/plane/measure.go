@@ -123,7 +123,7 @@ func (p *Plane) Undo(ctx context.Context, f Fault, i int) error {
 		if err := n.Boot(); err != nil {
 			return err
 		}
-		return errors.Join(p.echo(ctx, i), p.Start(ctx, i))
+		return errors.Join(p.echo(i), p.Start(i))
 	case NodeCut:
 		return n.Heal()
 	case APIKilled:
@@ -136,7 +136,7 @@ func (p *Plane) Undo(ctx context.Context, f Fault, i int) error {
 		if err := p.Pintle(i).Wait(); ctx.Err() != nil {
 			return err
 		}
-		return p.Start(ctx, i)
+		return p.Start(i)
 	case Frozen:
 		return p.Pintle(i).Signal(syscall.SIGCONT)
 	}

@@ -60,6 +60,7 @@ const User = "pintle"
 // A Plane is a control plane with a Pintle on each node.
 type Plane struct {
 	*cluster.Cluster
+	ctx     context.Context // of New: processes end with it
 	opts    Options
 	pintles []*netlab.Process
 	probe   *netlab.Probe
@@ -72,7 +73,7 @@ func New(ctx context.Context, opts Options) (*Plane, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &Plane{Cluster: c, opts: opts, pintles: make([]*netlab.Process, opts.Nodes)}
+	p := &Plane{Cluster: c, ctx: ctx, opts: opts, pintles: make([]*netlab.Process, opts.Nodes)}
 	if err := p.build(ctx); err != nil {
 		return nil, errors.Join(fmt.Errorf("set up control plane: %w", err), p.Close())
 	}
@@ -89,7 +90,7 @@ func (p *Plane) build(ctx context.Context) (err error) {
 		if err := p.install(ctx, i); err != nil {
 			return err
 		}
-		if err := p.echo(ctx, i); err != nil {
+		if err := p.echo(i); err != nil {
 			return err
 		}
 	}
@@ -97,7 +98,7 @@ func (p *Plane) build(ctx context.Context) (err error) {
 		return err
 	}
 	for i := 1; i <= p.Len(); i++ {
-		if err := p.Start(ctx, i); err != nil {
+		if err := p.Start(i); err != nil {
 			return err
 		}
 	}
@@ -178,17 +179,17 @@ func (p *Plane) adapt(i int) error {
 }
 
 // echo starts the service that the dual check asks.
-func (p *Plane) echo(ctx context.Context, i int) error {
+func (p *Plane) echo(i int) error {
 	args := append(p.opts.Echo[1:len(p.opts.Echo):len(p.opts.Echo)], strconv.Itoa(int(p.Node(i).Number())))
-	_, err := p.Lab().Node(i).Start(ctx, exec.Command(p.opts.Echo[0], args...))
+	_, err := p.Lab().Node(i).Start(p.ctx, exec.Command(p.opts.Echo[0], args...))
 	return err
 }
 
 // Start starts the Pintle of node i. Its output is added to /var/log/pintle.log.
-func (p *Plane) Start(ctx context.Context, i int) error { return p.StartWith(ctx, i, p.opts.Pintle) }
+func (p *Plane) Start(i int) error { return p.StartWith(i, p.opts.Pintle) }
 
 // StartWith starts another build of Pintle on node i.
-func (p *Plane) StartWith(ctx context.Context, i int, program string) error {
+func (p *Plane) StartWith(i int, program string) error {
 	n := p.Node(i)
 	log, err := os.OpenFile(n.File("/var/log/pintle.log"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o644)
 	if err != nil {
@@ -201,7 +202,7 @@ func (p *Plane) StartWith(ctx context.Context, i int, program string) error {
 	}
 	cmd := exec.Command(program, "run", "--config", "/etc/pintle/pintle.yaml", "--node", n.Name())
 	cmd.Stdout, cmd.Stderr = log, log
-	p.pintles[i-1], err = n.Run(ctx, cmd)
+	p.pintles[i-1], err = n.Run(p.ctx, cmd)
 	return err
 }
 
