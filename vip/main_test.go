@@ -141,7 +141,7 @@ func (o other) do(t *testing.T, f func() error) {
 	must(t, <-done)
 }
 
-// wire makes eth0 here (10.9.0.1/24) and eth0 over there (10.9.0.2/24), both also in fd09::/64.
+// wire makes eth0 here (10.9.0.1/24) and eth0 over there (10.9.0.2/24), both also in fd09::/64. Both send when it returns.
 func wire(t *testing.T, o other) {
 	t.Helper()
 	must(t, netlink.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "eth0"}, PeerName: "eth0",
@@ -162,8 +162,30 @@ func wire(t *testing.T, o other) {
 		if err := addAddress("eth0", "10.9.0.2/24"); err != nil {
 			return err
 		}
-		return addAddress("eth0", "fd09::2/64")
+		if err := addAddress("eth0", "fd09::2/64"); err != nil {
+			return err
+		}
+		return waitActive("eth0")
 	})
+	must(t, waitActive("eth0"))
+}
+
+// waitActive waits until the link sends. The kernel gives one that got its carrier after it was set up a queue some time later,
+// from a worker (linkwatch_do_dev); until then it drops what is sent, without an error.
+func waitActive(name string) error {
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(time.Millisecond) {
+		link, err := netlink.LinkByName(name)
+		if err != nil {
+			return err
+		}
+		state := link.Attrs().OperState
+		if state == netlink.OperUp {
+			return nil
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("link %s is %s after 20 s", name, state)
+		}
+	}
 }
 
 func veth(t *testing.T, name, peer string) {
