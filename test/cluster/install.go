@@ -156,6 +156,24 @@ func (c *Installed) Join(ctx context.Context, i int) error {
 	return n.startProxy()
 }
 
+// Leave undoes Join: the node goes from etcd and from the API, and keeps no file of kubeadm. It can join again.
+func (c *Installed) Leave(ctx context.Context, i int) error {
+	n := c.nodes[i-1]
+	for _, u := range []*unit{n.kubelet, n.proxy} {
+		u.stop(kill)
+	}
+	// The first phase would ask systemd.
+	if _, err := n.Exec(ctx, "kubeadm", "reset", "--force", "--cri-socket=unix://"+socket, "--skip-phases=preflight"); err != nil {
+		return err
+	}
+	via := 1
+	if i == 1 {
+		via = 2
+	}
+	_, err := c.Kubectl(ctx, via, "delete", "node", n.Name())
+	return err
+}
+
 // BearVIP lays the address on eth0 of node i, as StaticVIP does on the first. A crash takes it away.
 func (c *Installed) BearVIP(i int) error {
 	n, vip := c.nodes[i-1], c.VIP()

@@ -221,7 +221,8 @@ func TestWatchOfDeadServer(t *testing.T) {
 }
 
 // TestWatchAcrossRestore: an API server that goes on while etcd is put back keeps what it has in its cache. Watches, old and new, and
-// reads at version 0 tell of a Lease that never was; only a read without a version tells the truth. Versions repeat, with other content.
+// reads at version 0 tell of a Lease that never was; only a read without a version tells the truth. Versions repeat with other
+// content, so that an update may overwrite what its writer has never seen.
 func TestWatchAcrossRestore(t *testing.T) {
 	c, ctx := clustertest.New(t, cluster.Options{}), clustertest.Context(t)
 	leases := admin(t, c, 1).CoordinationV1().Leases("kube-system")
@@ -230,11 +231,13 @@ func TestWatchAcrossRestore(t *testing.T) {
 	kept := l.ResourceVersion
 	snapshot, err := c.Snapshot(ctx, 1)
 	check(t, err)
-	for range 1000 { // more versions than the cluster makes by itself while this test runs
+	never := map[string]*coordinationv1.Lease{} // by version, what there will not have been
+	for range 1000 {                            // more versions than the cluster makes by itself while this test runs
 		l.Spec.LeaseTransitions = ptr(value(l.Spec.LeaseTransitions) + 1)
 		l.Spec.HolderIdentity = ptr("lost")
 		l, err = leases.Update(ctx, l, metav1.UpdateOptions{})
 		check(t, err)
+		never[l.ResourceVersion] = l
 	}
 	lost := l.ResourceVersion
 	old, err := leases.Watch(ctx, onlyPintle)
@@ -252,8 +255,15 @@ func TestWatchAcrossRestore(t *testing.T) {
 		t.Errorf("update of the lost version: got %v, want a conflict", err)
 	}
 	truth.Spec.HolderIdentity = ptr("after")
-	_, err = leases.Update(ctx, truth, metav1.UpdateOptions{})
+	truth, err = leases.Update(ctx, truth, metav1.UpdateOptions{})
 	check(t, err)
+	same := never[truth.ResourceVersion]
+	if same == nil {
+		t.Fatalf("version %s is a new one", truth.ResourceVersion)
+	}
+	if _, err := leases.Update(ctx, same, metav1.UpdateOptions{}); err != nil {
+		t.Errorf("update of a Lease that never was, with a version that is: %v", err)
+	}
 	cached, err := leases.Get(ctx, "pintle", metav1.GetOptions{ResourceVersion: "0"})
 	check(t, err)
 	if cached.ResourceVersion != lost {

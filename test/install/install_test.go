@@ -58,6 +58,29 @@ func TestOneNode(t *testing.T) {
 	})
 }
 
+// TestThreeNodes: kubeadm join makes a node one of the control plane; one crashes and comes back, another leaves and joins again.
+func TestThreeNodes(t *testing.T) {
+	c := clustertest.Install(t, cluster.InstallOptions{StaticVIP: true, Joined: 2, Options: cluster.Options{Nodes: 3}})
+	ctx := clustertest.Context(t)
+	check(t, c.Join(ctx, 3))
+	for i := range c.Nodes() {
+		check(t, c.WaitReady(ctx, i+1))
+	}
+	check(t, c.Node(2).Crash())
+	check(t, c.WaitReady(ctx, 3))
+	check(t, c.Node(2).Boot(ctx))
+	check(t, c.WaitReady(ctx, 2))
+
+	check(t, c.Leave(ctx, 3))
+	out, err := c.Kubectl(ctx, 1, "get", "nodes", "-o", "name")
+	check(t, err)
+	if got, want := string(out), "node/n1\nnode/n2\n"; got != want {
+		t.Errorf("nodes when one has left: got %q, want %q", got, want)
+	}
+	check(t, c.Join(ctx, 3))
+	check(t, c.WaitReady(ctx, 3))
+}
+
 // waitPods waits until the control plane and the guest run on node i.
 func waitPods(t *testing.T, ctx context.Context, c *cluster.Installed, i int) {
 	t.Helper()

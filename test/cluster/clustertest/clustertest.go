@@ -13,8 +13,8 @@ import (
 	"github.com/pintle-lb/pintle/test/cluster"
 )
 
-// wait is for what takes seconds, on a machine that is as busy as can be.
-const wait = 3 * time.Minute
+// wait is for what takes seconds to a minute, on a machine that is as busy as can be.
+const wait = 5 * time.Minute
 
 // New makes a cluster that ends with the test, which is skipped where there can be none, unless the environment has LAB=require.
 // After a failure it shows the end of every log.
