@@ -12,13 +12,14 @@ setsid "$build" >build/kube.log 2>&1 &
 kube=$!
 trap 'kill -- -$kube 2>/dev/null || true' EXIT
 
+# What runs Kubernetes is in test/cluster or imports it.
 others=() clusters=()
-for package in $(go list ./...); do
-  case $package in
-    */test/cluster* | */test/install* | */test/e2e*) clusters+=("$package") ;;
+while read -r package imports; do
+  case "$package $imports" in
+    */test/cluster*) clusters+=("$package") ;;
     *) others+=("$package") ;;
   esac
-done
+done < <(go list -f '{{.ImportPath}} {{.Imports}} {{.TestImports}} {{.XTestImports}}' ./...)
 
 status=0
 go vet ./... || status=1
