@@ -60,17 +60,17 @@ func (p *Plane) Measure(ctx context.Context, f Fault) (Outcome, error) {
 	if err != nil {
 		return Outcome{}, err
 	}
-	asking := p.startAsking(ctx)
-	asking.wait(ctx, 10)
+	asking := p.client().Start(ctx)
+	asking.Wait(ctx, 10)
 	from := p.probe.Mark()
 	out := Outcome{Fault: f, From: holder}
 	began := time.Now()
 	if err := p.Do(f, holder); err != nil {
-		asking.end()
+		asking.End()
 		return out, fmt.Errorf("%s on n%d: %w", f, holder, err)
 	}
-	asking.quiet(ctx, began, p.grace(f))
-	out.Outage, out.Lost = asking.end(), asking.lost(began)
+	asking.Quiet(ctx, began, p.grace(f))
+	out.Outage, out.Lost = asking.End(), asking.Lost(began)
 	out.Dual = len(p.probe.Report(from, p.probe.Mark()).Dual)
 	if err := p.Undo(ctx, f, holder); err != nil {
 		return out, fmt.Errorf("undo %s on n%d: %w", f, holder, err)
@@ -143,20 +143,27 @@ func (p *Plane) Undo(ctx context.Context, f Fault, i int) error {
 	return nil
 }
 
-// ask asks the API once through the address: a new connection, a handshake and
-// GET /version.
-func (p *Plane) ask(ctx context.Context) error {
+// A Client asks the API through the address, from the client's place in the lab.
+type Client struct {
+	Lab *netlab.Lab
+	VIP netip.Addr
+}
+
+func (p *Plane) client() Client { return Client{p.Lab(), p.VIP()} }
+
+// Ask asks once: a new connection, a handshake and GET /version.
+func (c Client) Ask(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, askLimit)
 	defer cancel()
 	dial := func(ctx context.Context, network, addr string) (conn net.Conn, err error) {
-		err = p.Lab().Client().Do(func() error {
+		err = c.Lab.Client().Do(func() error {
 			conn, err = (&net.Dialer{}).DialContext(ctx, network, addr)
 			return err
 		})
 		return conn, err
 	}
 	t := &http.Transport{DialContext: dial, DisableKeepAlives: true, TLSClientConfig: &tls.Config{InsecureSkipVerify: true}} // who answers is not the question
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://"+netip.AddrPortFrom(p.VIP(), 6443).String()+"/version", nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://"+netip.AddrPortFrom(c.VIP, 6443).String()+"/version", nil)
 	if err != nil {
 		return err
 	}
@@ -174,8 +181,8 @@ func (p *Plane) ask(ctx context.Context) error {
 	return nil
 }
 
-// An asking is a series of questions at fixed times.
-type asking struct {
+// An Asking is a series of questions, one each 20 ms.
+type Asking struct {
 	cancel func()
 	done   sync.WaitGroup
 
@@ -189,9 +196,10 @@ type answer struct {
 	over bool
 }
 
-func (p *Plane) startAsking(ctx context.Context) *asking {
+// Start starts to ask, until End or ctx ends.
+func (c Client) Start(ctx context.Context) *Asking {
 	ctx, cancel := context.WithCancel(ctx)
-	a := &asking{cancel: cancel}
+	a := &Asking{cancel: cancel}
 	a.done.Go(func() {
 		tick := time.NewTicker(askEvery)
 		defer tick.Stop()
@@ -206,7 +214,7 @@ func (p *Plane) startAsking(ctx context.Context) *asking {
 			a.answers = append(a.answers, answer{at: time.Now()})
 			a.mu.Unlock()
 			a.done.Go(func() {
-				err := p.ask(context.WithoutCancel(ctx))
+				err := c.Ask(context.WithoutCancel(ctx))
 				a.mu.Lock()
 				defer a.mu.Unlock()
 				a.answers[i].ok, a.answers[i].over = err == nil, true
@@ -216,8 +224,8 @@ func (p *Plane) startAsking(ctx context.Context) *asking {
 	return a
 }
 
-// wait waits for n good answers.
-func (a *asking) wait(ctx context.Context, n int) {
+// Wait waits for n good answers.
+func (a *Asking) Wait(ctx context.Context, n int) {
 	for ctx.Err() == nil {
 		a.mu.Lock()
 		good := 0
@@ -234,9 +242,9 @@ func (a *asking) wait(ctx context.Context, n int) {
 	}
 }
 
-// quiet waits until grace has passed since began and all questions of the last
+// Quiet waits until grace has passed since began and all questions of the last
 // second were answered well, for two minutes at most.
-func (a *asking) quiet(ctx context.Context, began time.Time, grace time.Duration) {
+func (a *Asking) Quiet(ctx context.Context, began time.Time, grace time.Duration) {
 	for end := began.Add(2 * time.Minute); ctx.Err() == nil && time.Now().Before(end); time.Sleep(askEvery) {
 		if time.Since(began) < grace {
 			continue
@@ -254,8 +262,8 @@ func (a *asking) quiet(ctx context.Context, began time.Time, grace time.Duration
 	}
 }
 
-// end ends the series and returns the longest outage.
-func (a *asking) end() (longest time.Duration) {
+// End ends the series and returns the longest outage.
+func (a *Asking) End() (longest time.Duration) {
 	a.cancel()
 	a.done.Wait()
 	var first time.Time
@@ -274,8 +282,8 @@ func (a *asking) end() (longest time.Duration) {
 	return longest
 }
 
-// lost counts the questions since a time that got no answer. The series has ended.
-func (a *asking) lost(since time.Time) (n int) {
+// Lost counts the questions since a time that got no answer. The series has ended.
+func (a *Asking) Lost(since time.Time) (n int) {
 	for _, x := range a.answers {
 		if !x.ok && x.at.After(since.Add(-askLimit)) {
 			n++

@@ -285,7 +285,7 @@ func (p *Plane) settled(ctx context.Context) (holder int, why string) {
 	if holder == 0 {
 		return 0, name + " holds, as all say, and does not itself"
 	}
-	if err := p.ask(ctx); err != nil {
+	if err := p.client().Ask(ctx); err != nil {
 		return 0, "through the address: " + err.Error()
 	}
 	return holder, ""
