@@ -146,11 +146,13 @@ func (c *cluster) takenOver(ctx context.Context, old string) error {
 	return pause(ctx, max(300*time.Millisecond, 2*c.sys.Period()))
 }
 
-// columns of the table. p99 is shown of some.
-var columns = []struct {
+// A column of a table. Of some p99 is shown.
+type column struct {
 	metric, title string
 	p99           bool
-}{
+}
+
+var failoverColumns = []column{
 	{"outage", "outage ms", true},
 	{"takeover", "takeover ms", true},
 	{"lost", "lost", false},
@@ -160,13 +162,19 @@ var columns = []struct {
 }
 
 const legend = `
-Outage and takeover: median / p99 / maximum; the others: median / maximum. Outage: the longest gap in the client's answers
-until the fault was healed. Takeover: from the fault to the first answer of another node. Healing: the longest gap from
-then until all was well. By two: questions for the address that two nodes answered, until all was well.
+The client asks every 2 ms. Outage and takeover: median / p99 / maximum; the others: median / maximum. Outage: the longest
+gap in the client's answers until the fault was healed. Takeover: from the fault to the first answer of another node.
+Healing: the longest gap from then until all was well. By two: questions for the address that two nodes answered, until all
+was well.
 `
 
 // failoverTable shows each case by system, and how Pintle compares.
 func failoverTable(fs []Figure) string {
+	return caseTables(fs, failoverColumns) + strings.TrimPrefix(legend, "\n") + "\n" + ratioTable(fs, "outage", "takeover")
+}
+
+// caseTables is one table a case, with one row a system.
+func caseTables(fs []Figure, columns []column) string {
 	var b strings.Builder
 	t := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
 	for _, cas := range distinct(fs, func(f Figure) string { return f.Case }) {
@@ -186,7 +194,7 @@ func failoverTable(fs []Figure) string {
 		fmt.Fprintln(t)
 	}
 	_ = t.Flush() // a strings.Builder takes all
-	return b.String() + strings.TrimPrefix(legend, "\n") + "\n" + ratioTable(fs)
+	return b.String()
 }
 
 func cell(f Figure, ok, p99 bool) string {

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/pintle-lb/pintle/internal/netlab"
+	"github.com/pintle-lb/pintle/test/plane"
 )
 
 // A benchmark measures the systems in rounds: each system once a round. With an error it also returns the figures of
@@ -31,12 +32,15 @@ var benchmarks = []benchmark{
 	{"failover", 10, failover, failoverTable},
 	{"idle", 1, idle, idleTable},
 	{"calm", 1, calm, calmTable},
+	{kubeName, 5, kube, kubeTable},
 }
 
 // A plan says what a benchmark measures.
 type plan struct {
 	systems []system
 	cases   []string // of failover
+	planes  []planeSystem
+	faults  []plane.Fault // of kube
 	runs    int
 	minute  time.Duration // of idle: how long each system is watched
 }
@@ -71,21 +75,25 @@ func run(ctx context.Context, args []string) error {
 	out := flags.String("out", "build/bench", "directory of the JSON lines")
 	pintle := flags.String("pintle", "build/pintle", "the pintle program")
 	keepalived := flags.String("keepalived", "keepalived", "the keepalived program")
+	kubeVIP := flags.String("kube-vip", os.Getenv("KUBE_VIP"), "the kube-vip program, of kube (default: the environment's KUBE_VIP)")
 	only := flags.String("systems", "", "systems to measure (default: all)")
-	cases := flags.String("faults", strings.Join(caseNames(), ","), "what failover does")
-	runs := flags.Int("runs", 0, "rounds (default: 10 of failover, 1 of idle)")
+	cases := flags.String("faults", "", "what failover and kube do (default: all)")
+	runs := flags.Int("runs", 0, "rounds (default: 10 of failover, 5 of kube, 1 of the others)")
 	minute := flags.Duration("minute", time.Minute, "how long idle and calm watch each system")
 	_ = flags.Parse(args) // it exits
 
-	p := plan{cases: strings.Split(*cases, ","), runs: *runs, minute: *minute}
 	chosen, err := choose(benchmarks, func(b benchmark) string { return b.name }, *names)
 	if err != nil {
 		return fmt.Errorf("choose benchmark: %w", err)
 	}
-	if p.systems, err = choose(systems(*pintle, *keepalived), system.Name, *only); err != nil {
-		return fmt.Errorf("choose system: %w", err)
+	p := plan{runs: *runs, minute: *minute}
+	if !slices.ContainsFunc(chosen, isKube) || len(chosen) > 1 {
+		p.systems, p.cases = systems(*pintle, *keepalived), caseNames()
 	}
-	if err := p.check(); err != nil {
+	if slices.ContainsFunc(chosen, isKube) {
+		p.planes, p.faults = planeSystems(*pintle, *kubeVIP), plane.Faults
+	}
+	if err := p.narrow(*only, *cases); err != nil {
 		return err
 	}
 	if err := netlab.Enter(); err != nil {
@@ -96,42 +104,63 @@ func run(ctx context.Context, args []string) error {
 
 // choose picks by name, in the order of the list; no name means all.
 func choose[T any](list []T, name func(T) string, names string) ([]T, error) {
-	if names == "" {
-		return list, nil
-	}
-	var known []string
-	for _, v := range list {
-		known = append(known, name(v))
-	}
-	wanted := strings.Split(names, ",")
-	for _, w := range wanted {
-		if !slices.Contains(known, w) {
-			return nil, fmt.Errorf("unknown name %q: want some of %s", w, strings.Join(known, ","))
-		}
-	}
-	return slices.DeleteFunc(list, func(v T) bool { return !slices.Contains(wanted, name(v)) }), nil
+	return pick(list, name, names), known(names, namesOf(list, name))
 }
 
-func (p plan) check() error {
-	for _, c := range p.cases {
-		if _, ok := faultOf(c); !ok {
-			return fmt.Errorf("choose fault: unknown name %q: want some of %s", c, strings.Join(caseNames(), ","))
+func namesOf[T any](list []T, name func(T) string) []string {
+	var all []string
+	for _, v := range list {
+		all = append(all, name(v))
+	}
+	return all
+}
+
+// known says whether each of the names, which commas separate, is one of those.
+func known(names string, those []string) error {
+	for n := range strings.SplitSeq(names, ",") {
+		if names != "" && !slices.Contains(those, n) {
+			return fmt.Errorf("unknown name %q: want some of %s", n, strings.Join(those, ","))
 		}
 	}
+	return nil
+}
+
+func pick[T any](list []T, name func(T) string, names string) []T {
+	if names == "" {
+		return list
+	}
+	wanted := strings.Split(names, ",")
+	return slices.DeleteFunc(slices.Clone(list), func(v T) bool { return !slices.Contains(wanted, name(v)) })
+}
+
+// narrow keeps the systems and the faults with these names: of both kinds, where both are measured.
+func (p *plan) narrow(systems, faults string) error {
+	same := func(name string) string { return name }
+	faultName := func(f plane.Fault) string { return string(f) }
+	if err := known(systems, append(namesOf(p.systems, system.Name), namesOf(p.planes, planeSystem.Name)...)); err != nil {
+		return fmt.Errorf("choose system: %w", err)
+	}
+	if err := known(faults, append(slices.Clone(p.cases), namesOf(p.faults, faultName)...)); err != nil {
+		return fmt.Errorf("choose fault: %w", err)
+	}
+	p.systems, p.planes = pick(p.systems, system.Name, systems), pick(p.planes, planeSystem.Name, systems)
+	p.cases, p.faults = pick(p.cases, same, faults), pick(p.faults, faultName, faults)
 	if p.runs < 0 || p.minute <= 0 {
 		return errors.New("rounds and minutes must be more than 0")
 	}
 	return nil
 }
 
-// all runs the chosen benchmarks in one lab.
+// all runs the chosen benchmarks in one lab, but for kube, which makes labs of its own.
 func all(ctx context.Context, chosen []benchmark, p plan, out string) (err error) {
-	r, err := newRig()
-	if err != nil {
-		return err
+	var r *rig
+	if len(p.systems) > 0 {
+		if r, err = newRig(); err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, r.close(err == nil)) }()
 	}
-	defer func() { err = errors.Join(err, r.close(err == nil)) }()
-	fmt.Print(setting(p.systems))
+	fmt.Print(setting(p.versions()))
 	for _, b := range chosen {
 		p := p
 		if p.runs == 0 {

@@ -7,23 +7,26 @@ import (
 )
 
 // ratioTable shows medians of Pintle divided by those of its peers; below 1 Pintle is the faster one.
-func ratioTable(fs []Figure) string {
+func ratioTable(fs []Figure, metrics ...string) string {
 	ours, theirs := sides(fs)
 	if len(ours) == 0 || len(theirs) == 0 {
 		return ""
 	}
+	cases := distinct(fs, func(f Figure) string { return f.Case })
 	var b strings.Builder
 	t := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
 	fmt.Fprint(t, "ratio of medians")
-	for _, cas := range distinct(fs, func(f Figure) string { return f.Case }) {
-		fmt.Fprintf(t, "\t%s outage\ttakeover", cas)
+	for _, cas := range cases {
+		fmt.Fprintf(t, "\t%s %s", cas, strings.Join(metrics, "\t"))
 	}
 	fmt.Fprintln(t)
 	for _, our := range ours {
 		for _, their := range theirs {
 			fmt.Fprintf(t, "%s / %s", our, their)
-			for _, cas := range distinct(fs, func(f Figure) string { return f.Case }) {
-				fmt.Fprintf(t, "\t%s\t%s", ratio(fs, our, their, cas, "outage"), ratio(fs, our, their, cas, "takeover"))
+			for _, cas := range cases {
+				for _, metric := range metrics {
+					fmt.Fprintf(t, "\t%s", ratio(fs, our, their, cas, metric))
+				}
 			}
 			fmt.Fprintln(t)
 		}

@@ -46,16 +46,26 @@ func systems(pintle, keepalived string) []system {
 	}
 }
 
+// versions are those of all programs that are measured.
+func (p plan) versions() []string {
+	var all []string
+	for _, s := range p.systems {
+		all = append(all, s.Version())
+	}
+	for _, s := range p.planes {
+		all = append(all, s.Versions()...)
+	}
+	return all
+}
+
 // setting says on what the figures were measured.
-func setting(systems []system) string {
+func setting(versions []string) string {
 	var u unix.Utsname
 	_ = unix.Uname(&u)
 	var b strings.Builder
-	fmt.Fprintf(&b, "%d cores, Linux %s, %s; a client asks each %v\n", runtime.NumCPU(), unix.ByteSliceToString(u.Release[:]), runtime.Version(), probeEvery)
-	var said []string
-	for _, s := range systems {
-		if v := s.Version(); !slices.Contains(said, v) {
-			said = append(said, v)
+	fmt.Fprintf(&b, "%d cores, Linux %s, %s\n", runtime.NumCPU(), unix.ByteSliceToString(u.Release[:]), runtime.Version())
+	for i, v := range versions {
+		if !slices.Contains(versions[:i], v) {
 			fmt.Fprintln(&b, v)
 		}
 	}
