@@ -6,10 +6,13 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/vishvananda/netlink"
 
 	"github.com/pintle-lb/pintle/internal/status"
 	"github.com/pintle-lb/pintle/test/cluster"
@@ -59,6 +62,76 @@ func TestLeaseConditions(t *testing.T) {
 		{"etcd is put back to an older snapshot", restored},
 		{"a planned move to a node by its name", moved},
 	})
+}
+
+// TestForeignOwner: another cluster, or a forgotten machine, has the address.
+// Nobody of a new cluster claims it, and all say why; when it is free, one does.
+func TestForeignOwner(t *testing.T) {
+	p := newPlane(t, plane.Options{Election: "lease", Lease: lease, Bare: true})
+	client := p.Lab().Client()
+	owner := func(change func(netlink.Link, *netlink.Addr) error) {
+		check(t, client.Do(func() error {
+			link, err := netlink.LinkByName("eth0")
+			if err != nil {
+				return err
+			}
+			return change(link, &netlink.Addr{IPNet: netlink.NewIPNet(p.VIP().AsSlice())})
+		}))
+	}
+	owner(netlink.AddrAdd)
+	for i := 1; i <= p.Len(); i++ {
+		check(t, p.Start(i))
+	}
+	for end := time.Now().Add(time.Minute); ; time.Sleep(100 * time.Millisecond) {
+		said := 0
+		for i := 1; i <= p.Len(); i++ {
+			r, err := p.Status(t.Context(), i)
+			if err == nil && r.Seats[0].Holding {
+				t.Fatalf("n%d holds an address that the client has", i)
+			}
+			if err == nil && strings.Contains(r.Explain+r.NotReady+r.Lease.Error, client.MAC().String()) {
+				said++
+			}
+		}
+		if said > 0 {
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatal("nobody says who has the address")
+		}
+	}
+	owner(netlink.AddrDel)
+	settled(t, p)
+}
+
+// TestQuietCost: a holder and a follower by Lease use little while nothing
+// happens. The bound is wide: a busy machine counts as Pintle's own time too.
+func TestQuietCost(t *testing.T) {
+	p := newPlane(t, plane.Options{Election: "lease"})
+	settled(t, p)
+	used := func(i int) time.Duration {
+		text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.Pintle(i).PID()))
+		check(t, err)
+		_, rest, _ := strings.Cut(string(text), ") ")
+		fields := strings.Fields(rest)
+		var ticks int64
+		for _, f := range fields[11:13] { // utime and stime of proc(5), in hundredths of a second
+			n, err := strconv.ParseInt(f, 10, 64)
+			check(t, err)
+			ticks += n
+		}
+		return time.Duration(ticks) * 10 * time.Millisecond
+	}
+	before := []time.Duration{used(1), used(2), used(3)}
+	const watched = 20 * time.Second
+	time.Sleep(watched)
+	for i, b := range before {
+		cost := used(i+1) - b
+		t.Logf("n%d: %v in %v, %.2f %% of a core", i+1, cost, watched, 100*cost.Seconds()/watched.Seconds())
+		if cost > watched/20 {
+			t.Errorf("n%d used %v in %v", i+1, cost, watched)
+		}
+	}
 }
 
 func TestRaftConditions(t *testing.T) {
