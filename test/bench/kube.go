@@ -134,8 +134,8 @@ func kubeOf(ctx context.Context, sys planeSystem, faults []plane.Fault, s *sampl
 	return nil
 }
 
-// kubeFault does one fault and records what came of it. etcd's elections come apart: the holder's node has etcd's leader
-// in a third of the cases, and then the API answers nobody until there is another one, whoever bears the address.
+// kubeFault does one fault and records what came of it. etcd's elections come apart: in a third of the cases the holder's
+// node has etcd's leader, and then nobody can write a Lease until there is another one.
 func kubeFault(ctx context.Context, c controlPlane, sys string, f plane.Fault, s *samples) error {
 	before, err := etcdTerm(ctx, c)
 	if err != nil {
