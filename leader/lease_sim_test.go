@@ -12,6 +12,7 @@ import (
 	"time"
 
 	coordinationv1 "k8s.io/api/coordination/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
 // A leaseSim is the real elector in a bubble of fake time, before a fake store
@@ -261,7 +262,7 @@ func (s *leaseSim) resign(name string) {
 
 // edit does what people do to an object.
 func (s *leaseSim) edit(name string) {
-	what := s.rng.IntN(6)
+	what := s.rng.IntN(7)
 	s.note("edit %d %s", what, name)
 	s.store.edit(func(o *coordinationv1.Lease) *coordinationv1.Lease {
 		switch what {
@@ -276,6 +277,9 @@ func (s *leaseSim) edit(name string) {
 			o.Spec.HolderIdentity, o.Spec.RenewTime = &empty, nil
 		case 4:
 			o.Annotations = map[string]string{recordKey: `{"holder":"` + name + `","epoch":9,"released":"` + name + `/9"}`}
+		case 6: // as by a node whose wall clock is wrong
+			off := metav1.NewMicroTime(time.Now().Add(time.Duration(s.rng.IntN(20)-10) * time.Minute))
+			o.Spec.RenewTime, o.Spec.AcquireTime = &off, &off
 		case 5:
 			o.Annotations = map[string]string{recordKey: "{"}
 		}

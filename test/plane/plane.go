@@ -181,7 +181,7 @@ func (p *Plane) adapt(i int) error {
 // echo starts the service that the dual check asks.
 func (p *Plane) echo(i int) error {
 	args := append(p.opts.Echo[1:len(p.opts.Echo):len(p.opts.Echo)], strconv.Itoa(int(p.Node(i).Number())))
-	_, err := p.Lab().Node(i).Start(p.ctx, exec.Command(p.opts.Echo[0], args...))
+	_, err := p.Node(i).Run(p.ctx, exec.Command(p.opts.Echo[0], args...))
 	return err
 }
 
