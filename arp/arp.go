@@ -79,7 +79,7 @@ type Speaker struct {
 	kin  kin
 	poke chan struct{} // something broke, or a strange station was heard: Run has work
 
-	turn sync.Mutex // held by whoever opens and closes sockets: Set, Refresh, Run. Not taken by readers and announcers.
+	turn sync.Mutex // held by whoever says what is wanted: Set, and Run as it ends
 
 	mu     sync.Mutex // guards what follows; held for moments
 	links  map[string]*link
@@ -151,7 +151,7 @@ func (s *Speaker) spawn(job func(context.Context) error) {
 // have are the wanted targets that are heard (and, if they claim, answered and announced); for all others err says why not,
 // and the Speaker goes on trying: call Set again to learn the outcome. Set waits for no one on the network. The first time for
 // a link or an IPv6 address it opens sockets, which may take the kernel's RTNL lock: let a target be known, with a nil Claim,
-// before it is needed.
+// before it is needed. What is broken is left to Run, and not waited for.
 func (s *Speaker) Set(ctx context.Context, want []Target) (have []Target, err error) {
 	s.turn.Lock()
 	defer s.turn.Unlock()
@@ -171,7 +171,7 @@ func (s *Speaker) Set(ctx context.Context, want []Target) (have []Target, err er
 		if ctx.Err() != nil {
 			break
 		}
-		if _, err := s.mend(l); err != nil {
+		if err := s.mendNew(l); err != nil {
 			errs = append(errs, err)
 		}
 	}
@@ -194,14 +194,14 @@ func (s *Speaker) Set(ctx context.Context, want []Target) (have []Target, err er
 // Refresh says that link came up, got its carrier back or changed its active slave, or that it may be another one of the
 // same name: its sockets are looked after, and its claimed addresses announced again as after a take-over.
 func (s *Speaker) Refresh(link string) {
-	s.turn.Lock()
-	defer s.turn.Unlock()
 	s.mu.Lock()
 	l := s.links[link]
 	s.mu.Unlock()
 	if l == nil {
 		return
 	}
+	l.turn.Lock()
+	defer l.turn.Unlock()
 	if reopened, _ := s.mend(l); !reopened { // an error is logged, and mended later
 		l.restart(time.Now(), etherARP, etherIPv6)
 	}

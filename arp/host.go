@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"strings"
 	"syscall"
 	"time"
 
@@ -17,7 +18,8 @@ import (
 
 // A host is where the links are: the kernel, in the namespace of the calling thread. Tests put another one in its place.
 type host interface {
-	index(link string) (int, error)
+	index(link string) (int, error)                     // unix.ENODEV: there is no such link
+	ipv6(link string) error                             // why the kernel drops IPv6 packets that come in there; nil if it does not
 	open(index int, kind uint16) (wire, error)          // for frames of one EtherType
 	join(index int, addr netip.Addr) (io.Closer, error) // the solicited-node group of addr, until closed
 	stations() ([]mac, error)                           // the addresses of all links; may wait for the RTNL lock
@@ -48,6 +50,21 @@ func (kernel) index(link string) (int, error) {
 		return 0, fmt.Errorf("look up link: %w", err)
 	}
 	return int(ifr.Uint32()), nil
+}
+
+// ipv6 looks whether IPv6 was disabled (ip6_rcv drops then) or has ended, as it does below an MTU of 1280. Where /proc/sys is
+// hidden nothing is known, and nothing said.
+func (kernel) ipv6(link string) error {
+	const conf = "/proc/sys/net/ipv6/conf/"
+	switch off, err := os.ReadFile(conf + link + "/disable_ipv6"); {
+	case errors.Is(err, os.ErrNotExist):
+		if _, err := os.Stat(conf + "all"); err == nil {
+			return errors.New("the link has no IPv6 (is its MTU below 1280?)")
+		}
+	case err == nil && strings.TrimSpace(string(off)) != "0":
+		return fmt.Errorf("IPv6 is disabled on the link: sysctl -w net/ipv6/conf/%s/disable_ipv6=0", link)
+	}
+	return nil
 }
 
 func (kernel) open(index int, kind uint16) (wire, error) {

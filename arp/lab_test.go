@@ -167,6 +167,11 @@ func (h *spaceHost) index(link string) (i int, err error) {
 	return i, err
 }
 
+func (h *spaceHost) ipv6(link string) (err error) {
+	h.n.do(func() { err = kernel{}.ipv6(link) })
+	return err
+}
+
 func (h *spaceHost) open(index int, kind uint16) (w wire, err error) {
 	h.n.do(func() { w, err = kernel{}.open(index, kind) })
 	if err != nil {

@@ -37,6 +37,7 @@ type link struct {
 	log  *slog.Logger
 	wake chan struct{} // the schedule changed
 	done chan struct{} // closed by close
+	turn sync.Mutex    // held by who opens sockets, which may wait for the RTNL lock; taken before mu
 
 	// mu guards what follows. It is held across the gate's check and the sending of a frame (which never blocks), so that who
 	// closes a claim under mu knows that its last frame has been sent; never across a read, an open, or a call of the user.
@@ -48,6 +49,7 @@ type link struct {
 	own               mac
 	retry             time.Time     // when to mend; zero: nothing is broken
 	wait              time.Duration // before the retry after that
+	flaw              error         // what the latest mending did not mend
 	notes             []func()      // what is to be done after mu is released: log, call the user, close sockets
 	err               error         // of the latest announcement of any target; nil if none is claimed
 	saidUse, saidSend string        // what was last logged as wrong with the sockets, and with sending
@@ -80,8 +82,15 @@ func (l *link) close() {
 	l.closeWires()
 }
 
+// closeWires closes all wires. mu is held.
 func (l *link) closeWires() {
-	for kind, w := range l.wires {
+	for kind := range l.wires {
+		l.closeWire(kind)
+	}
+}
+
+func (l *link) closeWire(kind uint16) {
+	if w := l.wires[kind]; w != nil {
 		delete(l.wires, kind)
 		l.drop(w)
 	}
@@ -92,6 +101,13 @@ func (l *link) leave(t *target) {
 	if t.group != nil {
 		l.drop(t.group)
 		t.group = nil
+	}
+}
+
+// leaveAll leaves the groups of all targets. mu is held.
+func (l *link) leaveAll() {
+	for _, t := range l.order {
+		l.leave(t)
 	}
 }
 
@@ -111,6 +127,7 @@ func (l *link) apply(want []Target, now time.Time) {
 		t := before[w.Addr]
 		if t == nil {
 			t = &target{addr: w.Addr, stat: Stat{Link: l.name, Addr: w.Addr}}
+			l.hurry(now)
 		}
 		l.targets[w.Addr], l.order = t, append(l.order, t)
 		if t.claim == w.Claim {
@@ -198,8 +215,11 @@ func (l *link) announceDue(now time.Time) (next time.Time) {
 // announce sends one announcement of t. mu is held.
 func (l *link) announce(t *target) {
 	w := l.wires[t.kind()]
-	if w == nil {
-		return // mend announces once there is one
+	if w == nil { // mend announces once there is one
+		if !l.retry.IsZero() && t.claim.Valid() {
+			t.stat.WriteErrors++
+		}
+		return
 	}
 	_, own, err := w.station() // a bond may have taken the address of another slave
 	if err != nil {
@@ -369,10 +389,15 @@ func (l *link) trouble(t *target) error {
 	switch {
 	case l.wires[t.kind()] == nil:
 		return errNoSocket
-	case t.addr.Is6() && t.group == nil:
+	case l.incomplete(t):
 		return errNoGroup
 	}
 	return l.err
+}
+
+// incomplete says whether t lacks a socket. mu is held.
+func (l *link) incomplete(t *target) bool {
+	return l.wires[t.kind()] == nil || t.addr.Is6() && t.group == nil
 }
 
 var (

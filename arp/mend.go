@@ -4,14 +4,19 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 const (
 	mendFirst = 50 * time.Millisecond // before the second try; then twice as long each time,
 	mendMost  = 2 * time.Second       // at most this
+	lookAgain = time.Second           // whether IPv6 still works: the kernel does not tell
 )
 
 // lose drops a wire whose link is gone, and has it mended. mu is held.
@@ -54,26 +59,46 @@ func (s *Speaker) mendUntil(ctx context.Context) {
 
 // mendDue mends each link that is due, and returns when it has to be called again.
 func (s *Speaker) mendDue(now time.Time) (next time.Time) {
-	s.turn.Lock()
-	defer s.turn.Unlock()
 	s.mu.Lock()
-	links := make([]*link, 0, len(s.links))
-	for _, l := range s.links {
-		links = append(links, l)
-	}
+	links := slices.Collect(maps.Values(s.links))
 	s.mu.Unlock()
 	next = now.Add(time.Hour)
 	for _, l := range links {
-		at := l.broken()
-		if !at.IsZero() && !at.After(now) {
-			_, _ = s.mend(l) // it logs, and says when it wants to be tried again
-			at = l.broken()
-		}
-		if !at.IsZero() && at.Before(next) {
+		if at := s.mendInTime(l, now); !at.IsZero() && at.Before(next) {
 			next = at
 		}
 	}
 	return next
+}
+
+// mendInTime mends l if that is due, and returns when l wants to be looked at again; zero: not before something happens.
+func (s *Speaker) mendInTime(l *link, now time.Time) (next time.Time) {
+	at, ipv6 := l.broken(), l.needsIPv6()
+	if at.IsZero() && ipv6 && s.host.ipv6(l.name) != nil {
+		at = now
+	}
+	if !at.IsZero() && !at.After(now) {
+		l.turn.Lock()
+		_, _ = s.mend(l) // it logs, and says when it wants to be tried again
+		l.turn.Unlock()
+		at = l.broken()
+	}
+	if at.IsZero() && ipv6 {
+		return now.Add(lookAgain)
+	}
+	return at
+}
+
+// mendNew mends l unless it is broken: then Run does, which nobody waits for, and err is what is wrong.
+func (s *Speaker) mendNew(l *link) error {
+	if !l.broken().IsZero() || !l.turn.TryLock() {
+		l.mu.Lock()
+		defer l.unlock()
+		return l.flaw
+	}
+	defer l.turn.Unlock()
+	_, err := s.mend(l)
+	return err
 }
 
 // broken is when l has to be mended; zero if nothing is broken.
@@ -83,18 +108,25 @@ func (l *link) broken() time.Time {
 	return l.retry
 }
 
+// needsIPv6 says whether there are targets that nothing reaches without IPv6 on the link.
+func (l *link) needsIPv6() bool {
+	l.mu.Lock()
+	defer l.unlock()
+	return slices.ContainsFunc(l.order, func(t *target) bool { return t.addr.Is6() })
+}
+
+// hurry tells Run that there is more to look after; what is broken is mended now instead of later. mu is held.
+func (l *link) hurry(now time.Time) {
+	if !l.retry.IsZero() {
+		l.retry = now
+	}
+	l.s.work()
+}
+
 // mend opens what l's targets need and lacks, or belongs to a former link of the same name; addresses whose socket is new are
-// announced. What does not succeed is tried again later. turn is held.
+// announced. What does not succeed is tried again later. l.turn is held.
 func (s *Speaker) mend(l *link) (reopened bool, err error) {
-	index, err := s.host.index(l.name)
-	if err != nil {
-		index = 0
-	}
-	kinds, addrs := l.lacks(index)
-	if err == nil {
-		reopened, err = s.open(l, index, kinds)
-		err = errors.Join(err, s.join(l, index, addrs))
-	}
+	reopened, err = s.reopen(l)
 	if err != nil {
 		err = fmt.Errorf("use link %s: %w", l.name, err)
 	}
@@ -102,19 +134,42 @@ func (s *Speaker) mend(l *link) (reopened bool, err error) {
 	return reopened, err
 }
 
-// lacks drops what does not belong to the link of this index, and returns what is missing then.
-func (l *link) lacks(index int) (kinds []uint16, addrs []netip.Addr) {
+func (s *Speaker) reopen(l *link) (reopened bool, err error) {
+	index, err := s.host.index(l.name)
+	if err != nil && !errors.Is(err, unix.ENODEV) {
+		return false, err // EMFILE, for one: what is open goes on working
+	}
+	var off error
+	if err == nil && l.needsIPv6() {
+		off = s.host.ipv6(l.name)
+	}
+	kinds, addrs := l.lacks(index, off != nil)
+	if err != nil {
+		return false, err
+	}
+	reopened, err = s.open(l, index, kinds)
+	return reopened, errors.Join(err, s.join(l, index, addrs), off)
+}
+
+// lacks drops what does not belong to the link of this index (0: there is none), and what is for IPv6 where that is off: a
+// claim would only attract what the kernel drops. It returns what is missing then.
+func (l *link) lacks(index int, off6 bool) (kinds []uint16, addrs []netip.Addr) {
 	l.mu.Lock()
 	defer l.unlock()
 	if index != l.index {
 		l.index = index
 		l.closeWires()
-		for _, t := range l.order {
-			l.leave(t)
-		}
+		l.leaveAll()
+	}
+	if off6 {
+		l.closeWire(etherIPv6)
+		l.leaveAll() // groups do not outlive the end of IPv6 on a link
 	}
 	need := make(map[uint16]bool)
 	for _, t := range l.order {
+		if off6 && t.addr.Is6() {
+			continue
+		}
 		need[t.kind()] = true
 		if t.addr.Is6() && t.group == nil {
 			addrs = append(addrs, t.addr)
@@ -138,29 +193,41 @@ func (s *Speaker) open(l *link, index int, kinds []uint16) (opened bool, err err
 			errs = append(errs, err)
 			continue
 		}
-		l.use(kind, w)
-		wires = append(wires, w)
+		if l.use(kind, w) {
+			wires = append(wires, w)
+		}
 	}
 	if len(wires) == 0 {
 		return false, errors.Join(errs...)
 	}
 	l.restart(time.Now(), kinds...)
-	s.readKin()
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.closed {
+		return true, errors.Join(errs...)
+	}
+	known := sync.OnceFunc(s.readKin) // not here: it may wait for the RTNL lock
 	for _, w := range wires {
-		s.spawn(func(ctx context.Context) error { return l.read(ctx, w) })
+		s.spawn(func(ctx context.Context) error { known(); return l.read(ctx, w) })
 	}
 	return true, errors.Join(errs...)
 }
 
-func (l *link) use(kind uint16, w wire) {
+// use takes w, or closes it if l was closed meanwhile.
+func (l *link) use(kind uint16, w wire) bool {
 	l.mu.Lock()
 	defer l.unlock()
+	select {
+	case <-l.done:
+		l.drop(w)
+		return false
+	default:
+	}
 	l.wires[kind] = w
 	if _, own, err := w.station(); err == nil {
 		l.isAt(own)
 	}
+	return true
 }
 
 // join joins the solicited-node groups of addrs.
@@ -173,7 +240,11 @@ func (s *Speaker) join(l *link, index int, addrs []netip.Addr) error {
 			continue
 		}
 		l.mu.Lock()
-		l.targets[addr].group = group // targets change only with turn held
+		if t := l.targets[addr]; t != nil && t.group == nil {
+			t.group = group
+		} else { // no longer wanted
+			l.drop(group)
+		}
 		l.unlock()
 	}
 	return errors.Join(errs...)
@@ -184,8 +255,13 @@ func (l *link) mended(err error) {
 	l.mu.Lock()
 	defer l.unlock()
 	l.say(&l.saidUse, "use link", err)
+	l.flaw = err
 	if err == nil {
 		l.retry, l.wait = time.Time{}, mendFirst
+		if slices.ContainsFunc(l.order, l.incomplete) { // since it was looked what is missing
+			l.retry = time.Now()
+			l.s.work()
+		}
 		return
 	}
 	l.wait = max(l.wait, mendFirst)
@@ -194,13 +270,17 @@ func (l *link) mended(err error) {
 	l.s.work()
 }
 
-// kin are the stations that are this node itself, on whatever link. Reading them takes the RTNL lock, so it is done by Run,
-// when a station was heard that may have come since; those of our own links are always known.
+// kin are the stations that are this node itself, on whatever link. Reading them takes the RTNL lock, so it is done by the
+// readers of new sockets, before they begin, and by Run when a station was heard that may have come since; those of our own
+// links are always known.
 type kin struct {
+	turn sync.Mutex // held while they are read; taken before mu
+
 	mu   sync.Mutex // guards what follows
 	macs map[mac]bool
 	read time.Time // when all were read
 	want bool      // they have to be read again
+	late []mac     // came while they were read
 }
 
 func (k *kin) add(m mac) {
@@ -210,6 +290,7 @@ func (k *kin) add(m mac) {
 		k.macs = make(map[mac]bool)
 	}
 	k.macs[m] = true
+	k.late = append(k.late, m)
 }
 
 // has says whether m is one of ours, as far as is known; stale says that it is time to read them again.
@@ -245,6 +326,11 @@ func (s *Speaker) foreign(m message, now time.Time) bool {
 
 // readKin reads the stations of this node. If it cannot, those known stay.
 func (s *Speaker) readKin() {
+	s.kin.turn.Lock()
+	defer s.kin.turn.Unlock()
+	s.kin.mu.Lock()
+	s.kin.late = nil
+	s.kin.mu.Unlock()
 	all, err := s.host.stations()
 	s.kin.mu.Lock()
 	defer s.kin.mu.Unlock()
@@ -254,7 +340,7 @@ func (s *Speaker) readKin() {
 		return
 	}
 	s.kin.macs = make(map[mac]bool, len(all))
-	for _, m := range all {
+	for _, m := range append(all, s.kin.late...) {
 		s.kin.macs[m] = true
 	}
 }

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	rfc826 "github.com/mdlayher/arp"
+	"golang.org/x/sys/unix"
 )
 
 // A switchGate is open or not.
@@ -34,13 +35,15 @@ func openGate() *switchGate { g := new(switchGate); g.open.Store(1); return g }
 
 // A fakeHost has links without a kernel. Tests use it within a synctest bubble.
 type fakeHost struct {
-	mu      sync.Mutex
-	links   map[string]int // index by name
-	wires   []*fakeWire
-	joinErr error
-	joined  map[netip.Addr]int
-	all     []mac
-	lists   int // calls of stations
+	mu     sync.Mutex
+	links  map[string]int // index by name
+	wires  []*fakeWire
+	joined map[netip.Addr]int
+	all    []mac
+	lists  int // calls of stations
+
+	indexErr, ipv6Err, joinErr error
+	stuck                      map[string]chan struct{} // by method, which returns once this is closed
 }
 
 type sentFrame struct {
@@ -70,9 +73,15 @@ func (h *fakeHost) index(link string) (int, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if i, ok := h.links[link]; ok {
-		return i, nil
+		return i, h.indexErr
 	}
-	return 0, errors.New("no such device")
+	return 0, unix.ENODEV
+}
+
+func (h *fakeHost) ipv6(string) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.ipv6Err
 }
 
 func (h *fakeHost) open(index int, kind uint16) (wire, error) {
@@ -88,6 +97,7 @@ type leaver func()
 func (l leaver) Close() error { l(); return nil }
 
 func (h *fakeHost) join(_ int, addr netip.Addr) (io.Closer, error) {
+	h.wait("join")
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.joinErr != nil {
@@ -102,6 +112,7 @@ func (h *fakeHost) join(_ int, addr netip.Addr) (io.Closer, error) {
 }
 
 func (h *fakeHost) stations() ([]mac, error) {
+	h.wait("stations")
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.lists++
@@ -110,6 +121,26 @@ func (h *fakeHost) stations() ([]mac, error) {
 		all = append(all, fakeMAC(i))
 	}
 	return all, nil
+}
+
+// wait waits while others have the RTNL lock.
+func (h *fakeHost) wait(method string) {
+	h.mu.Lock()
+	free := h.stuck[method]
+	h.mu.Unlock()
+	if free != nil {
+		<-free
+	}
+}
+
+// hold has a method hang until the returned function is called.
+func (h *fakeHost) hold(method string) (release func()) {
+	free := make(chan struct{})
+	h.change(func() { h.stuck = map[string]chan struct{}{method: free} })
+	return func() {
+		h.change(func() { h.stuck = nil })
+		close(free)
+	}
 }
 
 func (h *fakeHost) change(f func()) {
