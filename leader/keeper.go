@@ -54,11 +54,11 @@ func (k *keeper) judge(current uint64, a Ask) (dropped bool, err error) {
 // stands: after a restart, and after the cluster agreed on a shorter one.
 func (k *keeper) settle(t time.Duration) error {
 	k.mu.Lock()
-	defer k.mu.Unlock()
-	if !k.word.Settle(k.clock(), t) {
-		return nil
+	if k.word.Settle(k.clock(), t) {
+		k.store.Settled(t) // with mu, so that a longer promise is noted, and written, after this
 	}
-	return k.store.Settled(t) // writes when something changed: once per change of T
+	k.mu.Unlock()
+	return k.store.Flush() // without: the node answers while the disk is slow
 }
 
 // drop ends the lease. The caller holds mu.

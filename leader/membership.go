@@ -412,7 +412,7 @@ func (s *session) removeServer(m raft.Server) error {
 // members and proposes what the cluster must agree on.
 func (s *session) tend(ctx context.Context) {
 	for ctx.Err() == nil {
-		if err := errors.Join(s.r.keeper.settle(s.t), s.r.store.Flush()); err != nil {
+		if err := s.r.keeper.settle(s.t); err != nil {
 			s.r.log.Error("cannot keep this node's state", "err", err)
 		}
 		if s.leads() != 0 {

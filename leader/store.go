@@ -193,16 +193,14 @@ func (s *store) Promise(t time.Duration) error {
 }
 
 // Settled says that no promise longer than t stands any more, and that no vote
-// from before the last restart can matter.
-func (s *store) Settled(t time.Duration) error {
+// from before the last restart can matter. It is written with the next Flush, or
+// with a longer promise before: until then a restart only waits for longer.
+func (s *store) Settled(t time.Duration) {
 	s.mu.Lock()
-	same := s.kept.Promised == t && s.kept.Volatile == !s.strict
-	s.kept.Promised, s.kept.Volatile = t, !s.strict
-	s.mu.Unlock()
-	if same {
-		return nil
+	defer s.mu.Unlock()
+	if s.kept.Promised != t || s.kept.Volatile == s.strict {
+		s.kept.Promised, s.kept.Volatile, s.dirty = t, !s.strict, true
 	}
-	return s.save()
 }
 
 // Promised is the longest promise that the node may have given, and whether

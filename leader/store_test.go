@@ -139,7 +139,8 @@ func TestStrictnessMayChange(t *testing.T) {
 	if _, lost := reopen(t, s, true).Promised(); !lost {
 		t.Error("the votes of before may matter until the promise is settled")
 	}
-	must(t, s.Settled(300*ms))
+	s.Settled(300 * ms)
+	must(t, s.Flush())
 	if _, lost := reopen(t, s, true).Promised(); lost {
 		t.Error("votes count as lost after it was settled")
 	}
@@ -160,7 +161,7 @@ func TestPromisedIsKept(t *testing.T) {
 	}{
 		{func() error { return s.Promise(300 * ms) }, 300 * ms},
 		{func() error { return s.Promise(100 * ms) }, 300 * ms},
-		{func() error { return s.Settled(100 * ms) }, 100 * ms},
+		{func() error { s.Settled(100 * ms); return s.Flush() }, 100 * ms},
 		{func() error { return s.Promise(1500 * ms) }, 1500 * ms},
 	} {
 		must(t, tt.change())
