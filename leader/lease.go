@@ -1,6 +1,7 @@
 package leader
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -54,16 +55,15 @@ type Kube struct {
 	kick    chan struct{} // something to look at
 	rewatch chan bool     // the watch may be dead; true: it is
 
-	mu                    sync.Mutex // guards what follows
-	bid                   bid
-	report                func(string, Term)
-	last                  Term
-	near                  bool   // the seat is about to be taken
-	refusedWrite          bool   // writeFault is for good until a write succeeds
-	readFault, writeFault string // why the last read or write failed; "" when it did not
-	macs                  map[string]string
-	wish                  string // ID of the last wish that was granted or refused
-	counts                struct{ reads, writes, watches uint64 }
+	mu                                sync.Mutex // guards what follows
+	bid                               bid
+	report                            func(string, Term)
+	last                              Term
+	near                              bool   // the seat is about to be taken
+	readFault, writeFault, watchFault string // why the last call of a kind failed; "" when it did not
+	macs                              map[string]string
+	wish                              string // ID of the last wish that was granted or refused
+	counts                            struct{ reads, writes, watches uint64 }
 }
 
 // A KubeStatus is what a [Kube] elector knows of itself and its Lease.
@@ -124,8 +124,8 @@ func (k *Kube) Set(want []string) {
 // SetHealthy implements [Ranker].
 func (k *Kube) SetHealthy(healthy bool) {
 	k.mu.Lock()
-	if healthy && !k.bid.healthy {
-		k.bid.answeredAt = 0 // nobody is healthier any more
+	if healthy != k.bid.healthy {
+		k.bid.ask(k.bid.asked)
 	}
 	k.bid.healthy = healthy
 	k.mu.Unlock()
@@ -145,7 +145,7 @@ func (k *Kube) Prefer(successor string) error {
 	k.bid.prefer = successor
 	holds := k.bid.lease.Valid()
 	if successor != "" && holds {
-		k.bid.asked, k.bid.offerID, k.bid.answeredAt = true, "", 0
+		k.bid.ask(true)
 	}
 	k.mu.Unlock()
 	if successor == "" {
@@ -187,9 +187,6 @@ func (k *Kube) Prefer(successor string) error {
 func (k *Kube) Transfer(ctx context.Context, to string) error {
 	k.mu.Lock()
 	was, here := k.last.Holder, k.bid.lease.Valid()
-	if !here {
-		k.bid.wishing = &wish{To: to, ID: nonce()}
-	}
 	k.mu.Unlock()
 	switch {
 	case here && k.cfg.Move == nil:
@@ -202,6 +199,10 @@ func (k *Kube) Transfer(ctx context.Context, to string) error {
 		return errors.New("nobody holds the seat")
 	case was == to:
 		return fmt.Errorf("%s holds the seat already", to)
+	default:
+		k.mu.Lock()
+		k.bid.wishing = &wish{To: to, ID: nonce()}
+		k.mu.Unlock()
 	}
 	k.wake()
 	for {
@@ -313,10 +314,9 @@ func (k *Kube) failed(fault *string, verb string, err error) {
 	k.mu.Lock()
 	was := k.fault()
 	*fault = text
-	if err == nil && fault == &k.writeFault || err == nil && !k.refusedWrite {
-		k.readFault, k.writeFault = "", ""
+	if err == nil && fault == &k.writeFault {
+		k.readFault = "" // what may be written may be read
 	}
-	k.refusedWrite = k.writeFault != "" && (k.refusedWrite || refused(err))
 	now := k.fault()
 	k.mu.Unlock()
 	switch {
@@ -331,8 +331,5 @@ func (k *Kube) failed(fault *string, verb string, err error) {
 
 // fault is why this node cannot take part; "" when it can. The caller holds mu.
 func (k *Kube) fault() string {
-	if k.writeFault != "" {
-		return k.writeFault
-	}
-	return k.readFault
+	return cmp.Or(k.writeFault, k.readFault, k.watchFault)
 }

@@ -26,7 +26,6 @@ type fakeStore struct {
 	life    int // changes with a restore: watches of the old one end
 	changed chan struct{}
 	log     []watch.Event // of this life
-	base    int64         // version of log[0] - 1
 	writes  int
 	reads   int
 
@@ -144,6 +143,22 @@ func newFakeServer(s *fakeStore, name string) *fakeServer {
 	return &fakeServer{store: s, name: name, died: make(chan struct{})}
 }
 
+func (s *fakeServer) early() time.Duration {
+	return s.delay(func() func() time.Duration { return s.before })
+}
+func (s *fakeServer) late() time.Duration {
+	return s.delay(func() func() time.Duration { return s.after })
+}
+
+func (s *fakeServer) delay(which func() func() time.Duration) time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if f := which(); f != nil {
+		return f()
+	}
+	return 0
+}
+
 func (s *fakeServer) set(f func()) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -246,15 +261,15 @@ type fakeAPI struct {
 func (a fakeAPI) Servers(context.Context) ([]string, error) { return nil, nil }
 
 func (a fakeAPI) DryPut(ctx context.Context, _ *coordinationv1.Lease) error {
-	return a.pass(ctx, a.link, a.before)
+	return a.pass(ctx, a.link, a.early)
 }
 
 func (a fakeAPI) Get(ctx context.Context) (*coordinationv1.Lease, error) {
-	if err := a.pass(ctx, a.link, a.before); err != nil {
+	if err := a.pass(ctx, a.link, a.early); err != nil {
 		return nil, err
 	}
 	o := a.store.get()
-	return o, a.pass(ctx, a.link, a.after)
+	return o, a.pass(ctx, a.link, a.late)
 }
 
 func (a fakeAPI) Put(ctx context.Context, o *coordinationv1.Lease) (*coordinationv1.Lease, error) {
@@ -267,16 +282,19 @@ func (a fakeAPI) Put(ctx context.Context, o *coordinationv1.Lease) (*coordinatio
 	a.store.under.Go(func() {
 		limit, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 		defer cancel()
-		if err := a.pass(limit, a.link, a.before); err != nil {
+		if err := a.pass(limit, a.link, a.early); err != nil {
 			out <- said{nil, err}
 			return
 		}
 		o, err := a.store.put(o)
-		if perr := a.pass(limit, a.link, a.after); perr != nil {
+		if perr := a.pass(limit, a.link, a.late); perr != nil {
 			err = perr
 		}
-		if err == nil && a.lose != nil {
-			err = a.lose()
+		a.mu.Lock()
+		lose := a.lose
+		a.mu.Unlock()
+		if err == nil && lose != nil {
+			err = lose()
 		}
 		out <- said{o, err}
 	})
@@ -289,7 +307,7 @@ func (a fakeAPI) Put(ctx context.Context, o *coordinationv1.Lease) (*coordinatio
 }
 
 func (a fakeAPI) Watch(ctx context.Context) (watch.Interface, error) {
-	if err := a.pass(ctx, a.link, a.before); err != nil {
+	if err := a.pass(ctx, a.link, a.early); err != nil {
 		return nil, err
 	}
 	ctx, cancel := context.WithCancel(ctx)
@@ -309,7 +327,7 @@ func (a fakeAPI) Watch(ctx context.Context) (watch.Interface, error) {
 		defer close(w.events)
 		for {
 			for _, e := range first {
-				if a.pass(ctx, a.link, a.after) != nil {
+				if a.pass(ctx, a.link, a.late) != nil {
 					return
 				}
 				select {

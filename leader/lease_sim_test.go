@@ -139,11 +139,7 @@ func (s *leaseSim) fault(t time.Duration) {
 		name = s.holder()
 	}
 	server := s.servers[name]
-	kinds := 20
-	if s.mixed {
-		kinds = 15
-	}
-	switch s.rng.IntN(kinds) {
+	switch s.rng.IntN(20) {
 	case 0, 1:
 		s.note("cut %s", name)
 		s.links[name].set(true)
@@ -187,7 +183,9 @@ func (s *leaseSim) fault(t time.Duration) {
 			x.kube.SetHealthy(false)
 		}
 	case 15, 16, 17:
-		s.edit(name)
+		if !s.mixed {
+			s.edit(name)
+		}
 	case 18:
 		s.note("backup")
 		s.backups = append(s.backups, s.store.backup())

@@ -25,6 +25,9 @@ const (
 	MaxLease = 60 * time.Second
 )
 
+// maxEpoch is more than there will ever be.
+const maxEpoch = 1 << 62
+
 // A record is what the nodes tell each other through a Lease object.
 type record struct {
 	Holder   string   `json:"holder"`
@@ -34,7 +37,8 @@ type record struct {
 	Millis   int64    `json:"durationMillis"`
 	Version  string   `json:"version,omitempty"`
 	MACs     []string `json:"macs,omitempty"`
-	Forming  bool     `json:"forming,omitempty"`  // there was no holder yet; the process probes the addresses
+	Forming  bool     `json:"forming,omitempty"`  // nobody holds: the process made the object, and waits or probes
+	High     uint64   `json:"high,omitempty"`     // the highest epoch that it knows of
 	Released string   `json:"released,omitempty"` // HOLDER/EPOCH once the holder has given the seat up
 	Next     *answer  `json:"next,omitempty"`     // to whom
 	Offer    string   `json:"offer,omitempty"`    // who would take the seat? A new question has a new value
@@ -93,7 +97,8 @@ func sight(o *coordinationv1.Lease) sighting {
 	}
 	s := sighting{object: o}
 	s.version, _ = strconv.ParseUint(o.ResourceVersion, 10, 64)
-	if err := json.Unmarshal([]byte(o.Annotations[recordKey]), &s.record); err != nil {
+	err := json.Unmarshal([]byte(o.Annotations[recordKey]), &s.record)
+	if err != nil || max(s.record.Epoch, s.record.High) > maxEpoch {
 		s.record = record{} // foreign: all it says is that it was written
 	}
 	holder, renewed := "", ""

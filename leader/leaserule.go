@@ -33,6 +33,7 @@ const (
 	preferTime  = time.Second            // how long the preferred successor's is
 	pollTime    = 100 * time.Millisecond // how often the object is read for answers,
 	polls       = 3                      // and how many times
+	formTime    = 10 * time.Second       // how much longer a reservation is left to who made it
 	confirmTime = time.Second            // how fresh the last look before a take-over must be
 )
 
@@ -48,15 +49,15 @@ const (
 //     the record's and that of the record before, and that a read of the
 //     quorum has just shown again. Whatever changes the object, a deletion, a
 //     person's edit, a backup that was restored, counts as a renewal, and so
-//     does a silence of 2 T, in which this node saw nothing of it.
+//     does a time of 2 T in which this node could not read it.
 //   - It takes the seat at once only if the holder's release repeats the nonce
 //     with which this very process answered the holder's offer, once, and within
 //     0.9 T of that answer.
 //
 // So a lease ends before the next begins, for clocks that run up to 5 % apart.
-// Not covered: a backup that is restored within 2 T of being taken, so that a
-// node sees the very state that it saw before; nodes configured with different
-// T while someone also rewrites the record by hand.
+// Not covered: a restore that brings back the very state that a node sees, within
+// 2 T of its having been superseded; nodes configured with different T while
+// someone also rewrites the record by hand.
 type bid struct {
 	node, process string
 	clock         Clock
@@ -71,10 +72,11 @@ type bid struct {
 
 	cur       *sighting // nil before the first
 	looked    Instant   // when the read was sent that last showed cur
-	heard     Instant   // when anything last showed cur
+	heard     Instant   // when cur was first seen, or last read
 	doubt     bool      // cur may be old: look before anything else
 	clear     bool      // the addresses were probed and are free
 	high      uint64    // the highest epoch seen
+	rival     uint64    // the highest epoch of another process
 	seq       uint64    // of the last write of this process
 	writes    map[uint64]written
 	lastWrite Instant
@@ -84,6 +86,8 @@ type bid struct {
 	gone  bool    // it was released, or another node's epoch ended it
 	lease *Lease  // nil when over
 
+	left       Instant // when this node last gave its lease up
+	offers     int     // made since an answer is wanted
 	offerID    string  // of the last offer of this node
 	offered    Instant // when it was made
 	answeredAt Instant // when its first answer was seen
@@ -121,7 +125,7 @@ func (b *bid) see(now Instant, s sighting, read Instant) {
 		if now >= b.heard.Add(2*b.cur.wait) {
 			b.cur.at = now // too long ago: it may have changed, and come back with a backup
 		}
-		b.heard = now
+		b.heard = max(b.heard, read)
 		b.looked = max(b.looked, read)
 		b.doubt = b.doubt && read == 0
 		return
@@ -134,12 +138,15 @@ func (b *bid) see(now Instant, s sighting, read Instant) {
 		s.wait = max(s.wait, b.cur.record.t())
 	}
 	b.cur, b.heard, b.looked, b.doubt = &s, now, read, false
-	b.high = max(b.high, s.record.Epoch)
+	b.high = max(b.high, s.record.Epoch, s.record.High)
 	if p := b.promised; p != nil && s.record.Epoch > p.epoch {
 		b.promised = nil // it was for the hand-over that is past
 	}
-	if s.record.Epoch > b.epoch && s.record.Process != b.process {
-		b.end()
+	if s.record.Process != b.process && s.record.Epoch > 0 {
+		b.rival = max(b.rival, s.record.Epoch)
+		if s.record.Epoch >= b.epoch {
+			b.end()
+		}
 	}
 	if b.answeredAt == 0 && b.open(now) && len(b.answers()) > 0 {
 		b.answeredAt = now
@@ -169,8 +176,9 @@ func (b *bid) count(now Instant, r *record) {
 	until := w.at.Add(hold(b.t))
 	switch {
 	case w.epoch > b.epoch:
-		b.epoch, b.sent, b.gone, b.asked, b.offerID, b.answeredAt = w.epoch, w.at, false, false, "", 0
-		if b.lease.Revoke(); b.wanted && now < until {
+		b.epoch, b.sent, b.gone, b.prefer, b.left = w.epoch, w.at, w.epoch <= b.rival, "", now
+		b.ask(false)
+		if b.lease.Revoke(); b.wanted && now < until && !b.gone {
 			b.lease = NewLease(b.clock, until)
 		}
 	case w.epoch == b.epoch:
@@ -185,15 +193,23 @@ func (b *bid) count(now Instant, r *record) {
 func (b *bid) want(wanted bool) {
 	b.wanted = wanted
 	if !wanted {
+		if b.lease != nil {
+			b.left = b.clock()
+		}
 		b.lease.Revoke()
 		b.lease = nil
 	}
 }
 
+// ask has candidates asked anew, or no more.
+func (b *bid) ask(asked bool) {
+	b.asked, b.offerID, b.offers, b.answeredAt = asked, "", 0, 0
+}
+
 // mine reports whether the object says that this process holds.
 func (b *bid) mine() bool {
 	r := &b.cur.record
-	return b.cur.object != nil && r.Process == b.process && r.Epoch == b.epoch && !r.released() && b.epoch != 0
+	return b.cur.object != nil && r.Process == b.process && r.Epoch == b.epoch && !r.Forming && !r.released() && b.epoch != 0
 }
 
 // open reports whether candidates may answer the last offer of this node.
@@ -212,6 +228,9 @@ func (b *bid) due() Instant {
 	if !b.healthy {
 		at = at.Add(b.cur.wait) // healthy nodes go first
 	}
+	if r := &b.cur.record; r.Forming && r.Process != b.process {
+		at = at.Add(formTime)
+	}
 	return at
 }
 
@@ -225,7 +244,7 @@ func (b *bid) next(now Instant) (act, Instant) {
 		return doLook, 0
 	case b.lease != nil:
 		return b.keep(now)
-	case !b.wanted && b.mine() && now < b.sent.Add(hold(b.t)):
+	case !b.wanted && b.mine() && now < min(b.sent, b.left).Add(hold(b.t)):
 		return b.handOver(now)
 	case b.wanted && b.candidate:
 		return b.stand(now)
@@ -238,7 +257,7 @@ func (b *bid) keep(now Instant) (act, Instant) {
 	due := b.sent.Add(b.t / 3)
 	wondering := b.asked || !b.healthy
 	switch {
-	case wondering && !b.open(now):
+	case wondering && !b.open(now) && (b.asked || b.offers == 0 || now >= due):
 		return doOffer, 0
 	case now >= due:
 		return doRenew, 0
@@ -247,7 +266,7 @@ func (b *bid) keep(now Instant) (act, Instant) {
 			return doNothing, min(at, due) // against whom writes all the time
 		}
 		return doRenew, 0
-	case wondering && b.answeredAt == 0:
+	case wondering && b.answeredAt == 0 && (b.asked || b.offers < 2):
 		return b.poll(now, min(due, b.offered.Add(b.t/2)))
 	}
 	return doNothing, due
@@ -329,40 +348,38 @@ func (b *bid) stand(now Instant) (act, Instant) {
 	if b.chosen(now) || b.fresh(now) && b.mine() {
 		return doTake, 0
 	}
-	if b.reserved() {
-		return b.begin(now)
-	}
 	due := b.due()
 	if now < due {
+		if b.probes() {
+			return doProbe, due
+		}
 		return b.follow(now)
 	}
 	switch {
 	case b.looked < due || now >= b.looked.Add(confirmTime):
 		return doLook, 0
-	case b.high == 0 && b.needProbe:
+	case b.cur.object == nil, b.unprobed() && !b.reserved():
 		return doReserve, 0
+	case b.unprobed():
+		return doProbe, now.Add(b.t / 3)
 	}
 	return doTake, 0
 }
 
-// reserved reports whether the object says that this process will be the first
-// holder. It waited for T before it wrote so.
+// unprobed reports whether there was no holder yet, as far as this node knows, and
+// someone outside the cluster may have the addresses.
+func (b *bid) unprobed() bool { return b.high == 0 && b.needProbe && !b.clear }
+
+// reserved reports whether this process wrote last, and no more than that it
+// would hold. What is absent has no version to be named in a write, so the
+// object is made first, and what was made is waited for like any other state. It
+// also has one node probe at a time: two would take each other for strangers.
 func (b *bid) reserved() bool {
-	r := &b.cur.record
-	return b.cur.object != nil && r.Forming && r.Process == b.process && b.high == 0
+	return b.cur.object != nil && b.cur.record.Forming && b.cur.record.Process == b.process
 }
 
-// begin is next for a node that no holder was before. One node probes at a time:
-// two would take each other for strangers.
-func (b *bid) begin(now Instant) (act, Instant) {
-	switch {
-	case b.clear:
-		return doTake, 0
-	case now >= b.sent.Add(b.t/3):
-		return doReserve, 0
-	}
-	return doProbe, b.sent.Add(b.t / 3)
-}
+// probes reports whether this node is to probe while it waits.
+func (b *bid) probes() bool { return b.reserved() && b.unprobed() }
 
 // follow is next for a node that waits.
 func (b *bid) follow(now Instant) (act, Instant) {

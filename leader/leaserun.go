@@ -178,9 +178,7 @@ func (k *Kube) put(ctx context.Context, base string, o *coordinationv1.Lease, l 
 		} else {
 			k.failed(&k.writeFault, "update", err)
 		}
-		if err != nil {
-			k.suspect(false)
-		}
+		k.suspect(false)
 	}
 }
 
@@ -207,12 +205,11 @@ func (k *Kube) suspect(surely bool) {
 	}
 }
 
-// retry asks now and then, after a write was refused, whether one would be allowed
-// now: a node that does not hold has nothing to write.
+// retry asks now and then, after a write failed, whether one would succeed now: a node that does not hold has nothing to write.
 func (k *Kube) retry(ctx context.Context) error {
 	for ; ctx.Err() == nil; sleep(ctx, retryTime) {
 		k.mu.Lock()
-		ask := k.refusedWrite && k.bid.lease == nil && k.bid.cur != nil && k.bid.cur.object != nil
+		ask := k.writeFault != "" && k.bid.lease == nil && k.bid.cur != nil && k.bid.cur.object != nil
 		var o *coordinationv1.Lease
 		if ask {
 			o = k.bid.cur.object.DeepCopy()
@@ -242,6 +239,9 @@ func (k *Kube) watch(ctx context.Context) error {
 		}
 		if err != nil {
 			k.servers.note(x, err, false)
+			if refused(err) {
+				k.failed(&k.watchFault, "watch", err)
+			}
 			k.log.Debug("the watch ended", "server", x.url, "err", err)
 		}
 		if time.Since(began) > time.Second {
@@ -274,7 +274,8 @@ func (k *Kube) follow(ctx context.Context, x *apiServer) error {
 	defer w.Stop()
 	k.mu.Lock()
 	k.counts.watches++
-	k.bid.doubt = k.bid.lease == nil // that it is gone is not told; a holder's next write shows it
+	k.watchFault = ""
+	k.bid.doubt = k.bid.doubt || k.bid.lease == nil // that it is gone is not told; a holder's next write shows it
 	k.mu.Unlock()
 	k.wake()
 	for {

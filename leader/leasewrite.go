@@ -21,18 +21,24 @@ func (b *bid) draft(a act, now Instant, macs []string, version string) record {
 	if a == doTake {
 		epoch = max(b.high, b.epoch) + 1
 	}
+	for seq, w := range b.writes {
+		if now >= w.at.Add(b.t) {
+			delete(b.writes, seq) // it can give no lease any more
+		}
+	}
 	b.seq++
 	b.writes[b.seq] = written{epoch, now}
 	b.lastWrite = now
 	was := r
 	if a == doReserve {
-		return record{Process: b.process, Seq: b.seq, Millis: b.t.Milliseconds(), Version: version, Forming: true}
+		return record{Process: b.process, Seq: b.seq, Millis: b.t.Milliseconds(), Version: version, Forming: true, High: b.high}
 	}
 	r = record{Holder: b.node, Process: b.process, Epoch: epoch, Seq: b.seq, Millis: b.t.Milliseconds(), Version: version, MACs: macs}
 	switch {
 	case a == doOffer:
 		r.Offer = nonce()
 		b.offerID, b.offered, b.answeredAt = r.Offer, now, 0
+		b.offers++
 	case a == doRelease:
 		r.Released, r.Next = r.release(), &b.answers()[0]
 		b.end()
@@ -65,7 +71,7 @@ func (b *bid) missed(base string) {
 // standing reports whether the time to stand has come, and nothing is to be
 // probed before.
 func (b *bid) standing(now Instant) bool {
-	return b.wanted && b.candidate && b.lease == nil && b.cur != nil && now >= b.due() && (b.high > 0 || b.clear || !b.needProbe)
+	return b.wanted && b.candidate && b.lease == nil && b.cur != nil && now >= b.due() && b.cur.object != nil && !b.unprobed()
 }
 
 // term is what the node knows of the seat. standing says that it is about to
