@@ -41,6 +41,39 @@ func (a address) likeOurs() bool {
 	return a.link == loIndex && a.IsSingleIP() && a.proto == 0 && a.flags&flags == flags && a.valid != ^uint32(0)
 }
 
+// A Stray is an address that another program, or a person, gave to a link of this host.
+type Stray struct {
+	netip.Prefix
+	Link string
+}
+
+// Strays returns where the calling thread's network namespace has one of addrs without our tag. What a Pintle left behind on
+// lo is none. It waits while others hold RTNL, which may be seconds.
+func Strays(addrs []netip.Addr) ([]Stray, error) {
+	r, err := dialRoute()
+	if err != nil {
+		return nil, err
+	}
+	defer r.close()
+	links, err := r.links()
+	if err != nil {
+		return nil, err
+	}
+	all, err := r.addresses()
+	if err != nil {
+		return nil, err
+	}
+	var out []Stray
+	for _, l := range links {
+		for _, a := range all {
+			if a.link == l.Index && slices.Contains(addrs, a.Addr()) && !a.tagged() && !a.likeOurs() {
+				out = append(out, Stray{a.Prefix, l.Name})
+			}
+		}
+	}
+	return out, nil
+}
+
 // addresses returns every address of every link.
 func (r *route) addresses() ([]address, error) {
 	msgs, err := r.dump(unix.RTM_GETADDR, unix.RTM_NEWADDR, nl.NewIfAddrmsg(unix.AF_UNSPEC))

@@ -429,3 +429,22 @@ func TestOriginalsOfAnotherNamespaceAreNotUsed(t *testing.T) {
 		t.Errorf("eth0 has %+v", c)
 	}
 }
+
+func TestStraysAreWhatOthersBound(t *testing.T) {
+	lab(t)
+	veth(t, "eth0", "peer0")
+	set(t, open(t, Config{}), vip4, vip6)
+	giveAddress(t, "lo", "10.9.0.7/32")
+	giveAddress(t, "eth0", "10.9.0.8/24")
+	giveAddress(t, "eth0", "10.9.0.50/24")
+	var addrs []netip.Addr
+	for _, p := range prefixes("10.9.0.7/32", "10.9.0.8/32", vip4, vip6) {
+		addrs = append(addrs, p.Addr())
+	}
+	got, err := Strays(addrs)
+	must(t, err)
+	want := []Stray{{netip.MustParsePrefix("10.9.0.7/32"), "lo"}, {netip.MustParsePrefix("10.9.0.8/24"), "eth0"}}
+	if !slices.Equal(got, want) {
+		t.Errorf("strays %v", got)
+	}
+}

@@ -13,6 +13,7 @@ import (
 	"github.com/pintle-lb/pintle/internal/agent"
 	"github.com/pintle-lb/pintle/internal/config"
 	"github.com/pintle-lb/pintle/leader"
+	"github.com/pintle-lb/pintle/vip"
 )
 
 // voice lets the agent's targets be spoken for.
@@ -38,7 +39,12 @@ func (v voice) Set(ctx context.Context, want []agent.Target) ([]agent.Target, er
 
 // Free reports an error while other stations answer for addresses of the
 // configuration (RFC 5227 2.1.1). It asks for all of them at once, in 4 to 7 s.
+// Nobody answers for what this host has itself, so it looks for that first, and
+// asks only if there is nothing.
 func Free(ctx context.Context, cfg *config.Config) error {
+	if err := freeHere(cfg); err != nil {
+		return err
+	}
 	var g errgroup.Group
 	var mu sync.Mutex // guards errs
 	var errs []error
@@ -57,6 +63,21 @@ func Free(ctx context.Context, cfg *config.Config) error {
 		}
 	}
 	_ = g.Wait() // none returns an error
+	return errors.Join(errs...)
+}
+
+// freeHere reports an error while this host has addresses of the configuration
+// that no Pintle bound: those of kube-vip or keepalived, before a migration.
+func freeHere(cfg *config.Config) error {
+	strays, err := vip.Strays(addrsOf(cfg))
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, s := range strays {
+		errs = append(errs, fmt.Errorf("%s is on %s of this machine, and not by pintle: stop what put it there, then: ip address del %s dev %s",
+			s.Addr(), s.Link, s.Prefix, s.Link))
+	}
 	return errors.Join(errs...)
 }
 
