@@ -230,8 +230,21 @@ func (s *fakeServer) pass(ctx context.Context, l *fakeLink, delay func() time.Du
 
 // A fakeLink is the network of one node.
 type fakeLink struct {
-	mu  sync.Mutex    // guards cut
-	cut chan struct{} // closed when it heals; nil when it is whole
+	mu   sync.Mutex    // guards what follows
+	cut  chan struct{} // closed when it heals; nil when it is whole
+	late time.Duration // how long answers and events take
+}
+
+func (l *fakeLink) setLate(d time.Duration) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.late = d
+}
+
+func (l *fakeLink) delay() time.Duration {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.late
 }
 
 func (l *fakeLink) isCut() chan struct{} {
@@ -258,6 +271,8 @@ type fakeAPI struct {
 	link *fakeLink
 }
 
+func (a fakeAPI) answers() time.Duration { return a.late() + a.link.delay() }
+
 func (a fakeAPI) Servers(context.Context) ([]string, error) { return nil, nil }
 
 func (a fakeAPI) DryPut(ctx context.Context, _ *coordinationv1.Lease) error {
@@ -269,7 +284,7 @@ func (a fakeAPI) Get(ctx context.Context) (*coordinationv1.Lease, error) {
 		return nil, err
 	}
 	o := a.store.get()
-	return o, a.pass(ctx, a.link, a.late)
+	return o, a.pass(ctx, a.link, a.answers)
 }
 
 func (a fakeAPI) Put(ctx context.Context, o *coordinationv1.Lease) (*coordinationv1.Lease, error) {
@@ -287,7 +302,7 @@ func (a fakeAPI) Put(ctx context.Context, o *coordinationv1.Lease) (*coordinatio
 			return
 		}
 		o, err := a.store.put(o)
-		if perr := a.pass(limit, a.link, a.late); perr != nil {
+		if perr := a.pass(limit, a.link, a.answers); perr != nil {
 			err = perr
 		}
 		a.mu.Lock()
@@ -327,7 +342,7 @@ func (a fakeAPI) Watch(ctx context.Context) (watch.Interface, error) {
 		defer close(w.events)
 		for {
 			for _, e := range first {
-				if a.pass(ctx, a.link, a.late) != nil {
+				if a.pass(ctx, a.link, a.answers) != nil {
 					return
 				}
 				select {

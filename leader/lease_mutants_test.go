@@ -25,7 +25,7 @@ var leaseMutants = []struct {
 	{"trusts what it saw long ago", []string{"b.cur.at = now // too", "// too"}},
 	{"believes any release", []string{"return p != nil && now < p.until && r.released() &&", "return r.released() || p != nil &&"}},
 	{"takes its old tenure up again", []string{"return !b.gone && b.epoch != 0 && now < b.sent.Add(hold(b.t))", "return b.epoch != 0"}},
-	{"claims after it resigned", []string{"	if !wanted {\n		b.lease.Revoke()", "	if !wanted {"}},
+	{"claims after it resigned", []string{"		b.lease.Revoke()\n		b.lease = nil\n	}\n}\n\n// ask", "	}\n}\n\n// ask"}},
 }
 
 // TestLeaseSimulationFindsMutants expects the simulation to fail for each.

@@ -139,7 +139,7 @@ func (s *leaseSim) fault(t time.Duration) {
 		name = s.holder()
 	}
 	server := s.servers[name]
-	switch s.rng.IntN(20) {
+	switch s.rng.IntN(21) {
 	case 0, 1:
 		s.note("cut %s", name)
 		s.links[name].set(true)
@@ -186,6 +186,8 @@ func (s *leaseSim) fault(t time.Duration) {
 		if !s.mixed {
 			s.edit(name)
 		}
+	case 20:
+		s.slowThenNone(t)
 	case 18:
 		s.note("backup")
 		s.backups = append(s.backups, s.store.backup())
@@ -230,6 +232,18 @@ func (s *leaseSim) slow(t time.Duration) {
 			}
 		})
 	}
+}
+
+// slowThenNone lets the holder learn late of what it wrote, and then nothing any
+// more: the send time is what counts.
+func (s *leaseSim) slowThenNone(t time.Duration) {
+	h := s.holder()
+	s.note("%s learns of its writes late, then nothing", h)
+	s.links[h].setLate(t / 2)
+	time.Sleep(time.Duration(s.rng.Int64N(int64(2 * t))))
+	s.links[h].set(true)
+	time.Sleep(2 * t)
+	s.links[h].setLate(0)
 }
 
 func (s *leaseSim) restart(name string) {
