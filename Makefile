@@ -33,7 +33,7 @@ image: ## the image, without docker: build/image/pintle-amd64.tar and pintle-arm
 	done
 
 # LAB=require makes a test fail that cannot make network namespaces; without, it is skipped. Tests that run Kubernetes come last and
-# one package at a time: its programs, which are built meanwhile, keep a machine busy.
+# two packages at a time: its programs, which are built meanwhile, keep a machine busy.
 .PHONY: test
 test: ## vet and all tests (LAB=require: none may be skipped for want of rights)
 	scripts/setup.sh test

@@ -20,7 +20,7 @@ func LeaseRules(namespace, name string) []Rule {
 	return []Rule{
 		{Namespace: namespace, Group: "coordination.k8s.io", Resource: "leases", Name: name,
 			Verbs: []string{"get", "watch", "update", "create"}, Why: "to elect the holder"},
-		{Namespace: namespace, Resource: "events", Verbs: []string{"create", "patch"}, Why: "to tell of a new holder"},
+		{Namespace: namespace, Resource: "events", Verbs: []string{"create"}, Why: "to tell of a new holder"},
 		{Namespace: "default", Group: "discovery.k8s.io", Resource: "endpointslices", Name: "kubernetes",
 			Verbs: []string{"get"}, Why: "to find the other API servers"},
 	}

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Usage: scripts/test.sh [FLAG...]
 # Vets and tests everything, with more flags for go test. The programs of Kubernetes are built meanwhile (scripts/kube.sh), if they are
-# not there and may be run, which only root may; what runs them is tested after everything else, one package at a time.
+# not there and may be run, which only root may; what runs them is tested after everything else, two packages at a time.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -26,5 +26,5 @@ go vet ./... || status=1
 go test -timeout 20m "$@" "${others[@]}" || status=1
 wait $kube || { echo "test: scripts/kube.sh ended with an error:" >&2; cat build/kube.log >&2; status=1; }
 trap - EXIT
-go test -timeout 20m -p 1 "$@" "${clusters[@]}" || status=1
+go test -timeout 20m -p 2 "$@" "${clusters[@]}" || status=1
 exit $status

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -44,6 +45,7 @@ func TestKubeadm(t *testing.T) {
 		{"the kubelet restarts the pod", restarted},
 		{"the manifest changes while it holds", changed},
 		{"kubeadm renews the certificates", renewed},
+		{"a DaemonSet beside the static pods has another address", beside},
 	} {
 		if !t.Run(c.name, func(t *testing.T) {
 			from := k.probe.Mark()
@@ -245,4 +247,53 @@ func renewed(t *testing.T, k *kubeadm) {
 	})
 	// The others accept it: it leads on, over new connections.
 	k.measure(t, time.Second, func() {})
+}
+
+// second is an instance of Pintle beside the one of the static pods.
+const second = `apiVersion: pintle.dev/v1
+instance: second
+addresses:
+  - address: 10.77.0.101
+election: lease
+lease:
+  duration: 2s
+health:
+  - {name: apiserver, tcp: "127.0.0.1:6443"}
+server:
+  listen: 127.0.0.1:7411
+`
+
+// beside: two instances share the nodes' network. The second one's pods have a
+// service account, and hold another address, also after its holder's pod is gone.
+func beside(t *testing.T, k *kubeadm) {
+	config := filepath.Join(t.TempDir(), "second.yaml")
+	check(t, os.WriteFile(config, []byte(second), 0o644))
+	text, err := exec.Command(k.program, "manifest", "daemonset", "--config", config, "--image", "pintle:test").Output()
+	check(t, err)
+	if out, err := k.Apply(t.Context(), 1, text); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	client := plane.Client{Lab: k.Lab(), VIP: netip.MustParseAddr("10.77.0.101")}
+	answers := func() { await(t, clustertest.Context(t), client.Ask) }
+	answers()
+	holder := func() string {
+		out, err := k.Kubectl(t.Context(), 1, "get", "lease", "-n", "kube-system", "pintle-second", "-o", "jsonpath={.spec.holderIdentity}")
+		check(t, err)
+		return string(out)
+	}
+	was := holder()
+	if was == "" {
+		t.Fatal("the Lease names no holder")
+	}
+	out, err := k.Kubectl(t.Context(), 1, "delete", "pod", "-n", "kube-system", "--field-selector", "spec.nodeName="+was, "-l", "app.kubernetes.io/instance=second", "--wait=false")
+	if err != nil || !strings.Contains(string(out), "deleted") {
+		t.Fatalf("%v: %s", err, out)
+	}
+	await(t, clustertest.Context(t), func(context.Context) error {
+		if now := holder(); now == was || now == "" {
+			return fmt.Errorf("%q holds", now)
+		}
+		return nil
+	})
+	answers()
 }

@@ -55,8 +55,17 @@ type Outcome struct {
 // Measure does the fault to the holder, waits until the API answers through the
 // address again and for a little longer, undoes the fault, and waits until all
 // is quiet again.
-func (p *Plane) Measure(ctx context.Context, f Fault) (Outcome, error) {
-	holder, err := p.Settled(ctx)
+func (p *Plane) Measure(ctx context.Context, f Fault) (Outcome, error) { return p.measure(ctx, p, f) }
+
+// A subject is what faults are done to.
+type subject interface {
+	Settled(ctx context.Context) (holder int, err error)
+	Do(f Fault, i int) error
+	Undo(ctx context.Context, f Fault, i int) error
+}
+
+func (p *Plane) measure(ctx context.Context, s subject, f Fault) (Outcome, error) {
+	holder, err := s.Settled(ctx)
 	if err != nil {
 		return Outcome{}, err
 	}
@@ -65,28 +74,28 @@ func (p *Plane) Measure(ctx context.Context, f Fault) (Outcome, error) {
 	from := p.probe.Mark()
 	out := Outcome{Fault: f, From: holder}
 	began := time.Now()
-	if err := p.Do(f, holder); err != nil {
+	if err := s.Do(f, holder); err != nil {
 		asking.End()
 		return out, fmt.Errorf("%s on n%d: %w", f, holder, err)
 	}
 	asking.Quiet(ctx, began, p.grace(f))
 	out.Outage, out.Lost = asking.End(), asking.Lost(began)
 	out.Dual = len(p.probe.Report(from, p.probe.Mark()).Dual)
-	if err := p.Undo(ctx, f, holder); err != nil {
+	if err := s.Undo(ctx, f, holder); err != nil {
 		return out, fmt.Errorf("undo %s on n%d: %w", f, holder, err)
 	}
-	out.To, err = p.Settled(ctx)
+	out.To, err = s.Settled(ctx)
 	return out, err
 }
 
 // grace is how long after a fault an outage may begin.
 func (p *Plane) grace(f Fault) time.Duration {
-	t := 3 * time.Second
-	if p.opts.Election == "lease" {
+	t := time.Second // at once
+	if p.opts.Election == "lease" && (f == Killed || f == Frozen) {
 		t += p.opts.Lease
 	}
-	if f == APIFrozen || f == APIKilled || f == EtcdWithout {
-		t += 3 * time.Second
+	if f == EtcdWithout { // the health check has to notice
+		t += 4 * time.Second
 	}
 	return t
 }

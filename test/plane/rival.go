@@ -101,27 +101,7 @@ func (r *Rival) StepIns() int { return r.stepIns }
 
 // Measure is that of Plane, done to the program instead of Pintle.
 func (r *Rival) Measure(ctx context.Context, f Fault) (Outcome, error) {
-	holder, err := r.Settled(ctx)
-	if err != nil {
-		return Outcome{}, err
-	}
-	asking := r.client().Start(ctx)
-	asking.Wait(ctx, 10)
-	from := r.probe.Mark()
-	out := Outcome{Fault: f, From: holder}
-	began := time.Now()
-	if err := r.Do(f, holder); err != nil {
-		asking.End()
-		return out, fmt.Errorf("%s on n%d: %w", f, holder, err)
-	}
-	asking.Quiet(ctx, began, r.grace(f))
-	out.Outage, out.Lost = asking.End(), asking.Lost(began)
-	out.Dual = len(r.probe.Report(from, r.probe.Mark()).Dual)
-	if err := r.Undo(ctx, f, holder); err != nil {
-		return out, fmt.Errorf("undo %s on n%d: %w", f, holder, err)
-	}
-	out.To, err = r.Settled(ctx)
-	return out, err
+	return r.measure(ctx, r, f)
 }
 
 // Do does a fault to a node.
