@@ -198,7 +198,7 @@ func TestLeaseStart(t *testing.T) {
 	api.Break(kubetest.Fault{May: func(a *authorizationv1.ResourceAttributes) bool { return a.Resource == "leases" }})
 	n1.until("holds", func(r *status.Report) bool { return r.State == status.Holding && r.Ready })
 	s.wait("the missing rights in the log", func() (bool, string) {
-		return n1.logged("may not create, patch events in kube-system") == 1 && n1.logged("may not get endpointslices.discovery.k8s.io kubernetes in default") == 1, ""
+		return n1.logged("may not create events in kube-system") == 1 && n1.logged("may not get endpointslices.discovery.k8s.io kubernetes in default") == 1, ""
 	})
 
 	// `check` beside it says the same and is content; without the right to renew it is not.
