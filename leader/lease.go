@@ -34,7 +34,7 @@ type KubeConfig struct {
 	Log     *slog.Logger
 
 	// Free reports an error while someone else answers for the addresses; asked
-	// before the Lease object is made for the first time. nil skips it.
+	// before there is a first holder. nil skips it.
 	Free func(context.Context) error
 	// MACs are the hardware addresses this node claims with, told to the others.
 	MACs func() []string
@@ -47,7 +47,7 @@ type KubeConfig struct {
 
 // Kube is an [Elector] by a Lease object of the Kubernetes API. It implements
 // [Ranker] and [Mover] too. What people and old backups do to the object delays
-// an election and never makes a second holder.
+// an election and makes no second holder; docs/safety.md says what is not covered.
 type Kube struct {
 	cfg     KubeConfig
 	log     *slog.Logger
@@ -55,15 +55,16 @@ type Kube struct {
 	kick    chan struct{} // something to look at
 	rewatch chan bool     // the watch may be dead; true: it is
 
-	mu                                sync.Mutex // guards what follows
-	bid                               bid
-	report                            func(string, Term)
-	last                              Term
-	near                              bool   // the seat is about to be taken
+	mu     sync.Mutex // guards what follows
+	bid    bid
+	report func(string, Term)
+	last   Term
+	near   bool // the seat is about to be taken
+	macs   map[string]string
+	wish   string // ID of the last wish that was granted or refused
+	counts struct{ reads, writes, watches uint64 }
+
 	readFault, writeFault, watchFault string // why the last call of a kind failed; "" when it did not
-	macs                              map[string]string
-	wish                              string // ID of the last wish that was granted or refused
-	counts                            struct{ reads, writes, watches uint64 }
 }
 
 // A KubeStatus is what a [Kube] elector knows of itself and its Lease.
@@ -109,7 +110,8 @@ func OpenKube(cfg KubeConfig) (*Kube, error) {
 	return k, nil
 }
 
-// Close does nothing yet: what Run opened ended with it.
+// Close is for symmetry with [Raft]: OpenKube opens nothing, and what Run opened
+// ended with it.
 func (k *Kube) Close() error { return nil }
 
 // Set implements [Elector]. A Kube elector has one seat.
