@@ -52,8 +52,9 @@ type Kube struct {
 	cfg     KubeConfig
 	log     *slog.Logger
 	servers *apiServers
-	kick    chan struct{} // something to look at
-	rewatch chan bool     // the watch may be dead; true: it is
+	kick    chan struct{}  // something to look at
+	rewatch chan bool      // the watch may be dead; true: it is
+	moves   sync.WaitGroup // hand-overs that another node asked for
 
 	mu     sync.Mutex // guards what follows
 	bid    bid
@@ -163,8 +164,9 @@ func (k *Kube) Prefer(successor string) error {
 		k.mu.Unlock()
 	}()
 	var others []string
-	for end := time.Now().Add(preferLimit); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(preferLimit); time.Now().Before(end) && holds; time.Sleep(5 * time.Millisecond) {
 		k.mu.Lock()
+		holds = k.bid.lease.Valid()
 		found := k.bid.cur != nil && k.bid.mine() && k.bid.answeredAt != 0 && k.bid.answeredBy(successor)
 		others = others[:0]
 		for _, a := range k.bid.answers() {
@@ -178,6 +180,9 @@ func (k *Kube) Prefer(successor string) error {
 	k.mu.Lock()
 	k.bid.prefer = ""
 	k.mu.Unlock()
+	if !holds {
+		return errors.New("this node lost the seat meanwhile")
+	}
 	if len(others) == 0 {
 		return fmt.Errorf("%s does not answer: no healthy candidate does", successor)
 	}
@@ -289,11 +294,11 @@ func (k *Kube) saw(s sighting, read Instant) {
 	k.mu.Unlock()
 	if granted {
 		k.log.Info("asked to hand over", "seat", k.cfg.Seat, "peer", w.To)
-		go func() { // it may take a while, and ends by itself
+		k.moves.Go(func() { // it asks the candidates, and ends with the lease
 			if err := k.cfg.Move(w.To); err != nil {
 				k.log.Warn("cannot hand over as asked", "seat", k.cfg.Seat, "peer", w.To, "err", err)
 			}
-		}()
+		})
 	}
 	k.publish()
 	k.failed(&k.readFault, "get", nil)

@@ -24,6 +24,7 @@ func (k *Kube) Run(ctx context.Context, report func(seat string, t Term)) error 
 	k.mu.Lock()
 	k.report = report
 	k.mu.Unlock()
+	defer k.moves.Wait()
 	defer k.stop()
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return k.campaign(ctx) })

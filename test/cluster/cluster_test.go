@@ -55,7 +55,7 @@ func TestOneNode(t *testing.T) {
 	// The controller-manager is at work when a new namespace has its service account.
 	_, err = c.Kubectl(ctx, 1, "create", "namespace", "ours")
 	check(t, err)
-	await(t, ctx, func(ctx context.Context) error {
+	clustertest.Await(t, ctx, func(ctx context.Context) error {
 		_, err := admin(t, c, 1).CoreV1().ServiceAccounts("ours").Get(ctx, "default", metav1.GetOptions{})
 		return err
 	})
@@ -140,7 +140,7 @@ subjects:
 `))
 	check(t, err)
 	for _, id := range []cluster.Identity{user, account} {
-		await(t, ctx, func(ctx context.Context) error {
+		clustertest.Await(t, ctx, func(ctx context.Context) error {
 			_, err := client(t, c.Config(2, c.Node(1).Host, id)).CoreV1().Nodes().List(ctx, metav1.ListOptions{})
 			return err
 		})
@@ -182,7 +182,7 @@ func frozenAPIServer(t *testing.T, ctx context.Context, c *cluster.Cluster) {
 		t.Error("the frozen API server answers")
 	}
 	check(t, c.Node(1).Continue(cluster.APIServer))
-	await(t, ctx, func(ctx context.Context) error {
+	clustertest.Await(t, ctx, func(ctx context.Context) error {
 		_, err := admin(t, c, 1).CoreV1().Nodes().List(ctx, metav1.ListOptions{})
 		return err
 	})
@@ -198,7 +198,7 @@ func endedComponent(t *testing.T, ctx context.Context, c *cluster.Cluster) {
 	old := pid()
 	_, err := c.Node(2).Exec(ctx, "kill", "-9", old)
 	check(t, err)
-	await(t, ctx, func(context.Context) error {
+	clustertest.Await(t, ctx, func(context.Context) error {
 		if !c.Node(2).Running(cluster.APIServer) {
 			return errors.New("not started again")
 		}
@@ -219,7 +219,7 @@ func cutNode(t *testing.T, ctx context.Context, c *cluster.Cluster) {
 	if _, err := alone.CoordinationV1().Leases("default").Create(try, lease("alone", "n3"), metav1.CreateOptions{}); err == nil {
 		t.Error("a node that is cut off could write")
 	}
-	await(t, ctx, func(ctx context.Context) error {
+	clustertest.Await(t, ctx, func(ctx context.Context) error {
 		_, err := admin(t, c, 1).CoordinationV1().Leases("default").Create(ctx, lease("majority", "n1"), metav1.CreateOptions{})
 		if apierrors.IsAlreadyExists(err) {
 			return nil // by a try whose answer was lost
@@ -227,7 +227,7 @@ func cutNode(t *testing.T, ctx context.Context, c *cluster.Cluster) {
 		return err
 	})
 	check(t, c.Node(3).Heal())
-	await(t, ctx, func(ctx context.Context) error {
+	clustertest.Await(t, ctx, func(ctx context.Context) error {
 		_, err := alone.CoordinationV1().Leases("default").Get(ctx, "majority", metav1.GetOptions{})
 		return err
 	})
@@ -329,21 +329,3 @@ func lease(name, holder string) *coordinationv1.Lease {
 }
 
 func ptr[T any](v T) *T { return &v }
-
-// await waits for f to succeed.
-func await(t *testing.T, ctx context.Context, f func(context.Context) error) {
-	t.Helper()
-	for {
-		try, cancel := context.WithTimeout(ctx, 2*time.Second)
-		err := f(try)
-		cancel()
-		if err == nil {
-			return
-		}
-		select {
-		case <-ctx.Done():
-			t.Fatalf("%v: %v", context.Cause(ctx), err)
-		case <-time.After(50 * time.Millisecond):
-		}
-	}
-}

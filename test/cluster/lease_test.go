@@ -67,7 +67,7 @@ func TestLeaseRules(t *testing.T) {
 
 // rightsForOneName: a Role with resourceNames lets its user create that one Lease, by PUT; POST has no name that it could be checked by.
 func rightsForOneName(t *testing.T, ctx context.Context, api ruled) {
-	await(t, ctx, func(ctx context.Context) error { // the API server learns of a Role a moment later
+	clustertest.Await(t, ctx, func(ctx context.Context) error { // the API server learns of a Role a moment later
 		_, err := api.mine.Get(ctx, "pintle", metav1.GetOptions{})
 		if apierrors.IsNotFound(err) {
 			return nil

@@ -3,11 +3,9 @@ package install
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"path/filepath"
 	"testing"
-	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -52,7 +50,7 @@ func TestOneNode(t *testing.T) {
 	check(t, c.Node(1).Boot(ctx))
 	check(t, c.BearVIP(1))
 	check(t, c.WaitReady(ctx, 1))
-	await(t, ctx, func(ctx context.Context) error { // the API only tells what it knew before
+	clustertest.Await(t, ctx, func(ctx context.Context) error { // the API only tells what it knew before
 		_, err := c.Node(1).Exec(ctx, "pgrep", "-x", "guest")
 		return err
 	})
@@ -87,7 +85,7 @@ func waitPods(t *testing.T, ctx context.Context, c *cluster.Installed, i int) {
 	k, err := kubernetes.NewForConfig(c.Config(0, c.Lab().Client(), c.Admin()))
 	check(t, err)
 	for _, name := range []string{"etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "guest"} {
-		await(t, ctx, func(ctx context.Context) error {
+		clustertest.Await(t, ctx, func(ctx context.Context) error {
 			pod, err := k.CoreV1().Pods("kube-system").Get(ctx, fmt.Sprintf("%s-n%d", name, i), metav1.GetOptions{})
 			if err != nil {
 				return err
@@ -110,23 +108,5 @@ func check(t *testing.T, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)
-	}
-}
-
-// await waits for f to succeed.
-func await(t *testing.T, ctx context.Context, f func(context.Context) error) {
-	t.Helper()
-	for {
-		try, cancel := context.WithTimeout(ctx, 5*time.Second)
-		err := f(try)
-		cancel()
-		if err == nil {
-			return
-		}
-		select {
-		case <-ctx.Done():
-			t.Fatal(errors.Join(context.Cause(ctx), err))
-		case <-time.After(100 * time.Millisecond):
-		}
 	}
 }

@@ -111,7 +111,7 @@ func (k *kubeadm) settled(t *testing.T) (holder int) {
 	t.Helper()
 	api, err := kubernetes.NewForConfig(k.Config(0, k.Lab().Client(), k.Admin()))
 	check(t, err)
-	await(t, clustertest.Context(t), func(ctx context.Context) error {
+	clustertest.Await(t, clustertest.Context(t), func(ctx context.Context) error {
 		if err := k.client.Ask(ctx); err != nil {
 			return err
 		}
@@ -212,7 +212,7 @@ func changed(t *testing.T, k *kubeadm) {
 	}
 	k.measure(t, 3*time.Second, func() {
 		check(t, os.WriteFile(file, []byte(head+"pintle.dev/config-hash: \"0"+tail), 0o600))
-		await(t, clustertest.Context(t), func(ctx context.Context) error {
+		clustertest.Await(t, clustertest.Context(t), func(ctx context.Context) error {
 			r, err := k.status(ctx, h)
 			if err != nil {
 				return err
@@ -232,7 +232,7 @@ func renewed(t *testing.T, k *kubeadm) {
 	check(t, err)
 	_, err = k.Node(h).Exec(t.Context(), "kubeadm", "certs", "renew", "etcd-peer")
 	check(t, err)
-	await(t, clustertest.Context(t), func(ctx context.Context) error {
+	clustertest.Await(t, clustertest.Context(t), func(ctx context.Context) error {
 		r, err := k.status(ctx, h)
 		if err != nil {
 			return err
@@ -274,7 +274,7 @@ func beside(t *testing.T, k *kubeadm) {
 		t.Fatalf("%v: %s", err, out)
 	}
 	client := plane.Client{Lab: k.Lab(), VIP: netip.MustParseAddr("10.77.0.101")}
-	answers := func() { await(t, clustertest.Context(t), client.Ask) }
+	answers := func() { clustertest.Await(t, clustertest.Context(t), client.Ask) }
 	answers()
 	holder := func() string {
 		out, err := k.Kubectl(t.Context(), 1, "get", "lease", "-n", "kube-system", "pintle-second", "-o", "jsonpath={.spec.holderIdentity}")
@@ -289,7 +289,7 @@ func beside(t *testing.T, k *kubeadm) {
 	if err != nil || !strings.Contains(string(out), "deleted") {
 		t.Fatalf("%v: %s", err, out)
 	}
-	await(t, clustertest.Context(t), func(context.Context) error {
+	clustertest.Await(t, clustertest.Context(t), func(context.Context) error {
 		if now := holder(); now == was || now == "" {
 			return fmt.Errorf("%q holds", now)
 		}

@@ -74,3 +74,21 @@ func Context(t testing.TB) context.Context {
 	t.Cleanup(cancel)
 	return ctx
 }
+
+// Await waits for f to succeed, and tries again whenever it fails or takes five seconds. It fails the test when ctx ends.
+func Await(t testing.TB, ctx context.Context, f func(context.Context) error) {
+	t.Helper()
+	for {
+		try, cancel := context.WithTimeout(ctx, 5*time.Second)
+		err := f(try)
+		cancel()
+		if err == nil {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			t.Fatal(errors.Join(context.Cause(ctx), err))
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}
