@@ -1,0 +1,71 @@
+// Package bfd tells within a fraction of a second that the path to a neighbour is gone, and lets the neighbour tell the same
+// of us: Bidirectional Forwarding Detection (RFC 5880) in asynchronous mode, over one hop (RFC 5881) and over several
+// (RFC 5883), with keyed SHA1 authentication (RFC 5880 6.7.4).
+//
+// The state machine, session.go, is pure: Step takes a state and an event and returns the next state and what to do. conn.go
+// is the UDP side, and a [Speaker] runs the sessions.
+package bfd
+
+import (
+	"net/netip"
+	"time"
+)
+
+// The ports (RFC 5881 4, RFC 5883 5).
+const (
+	SingleHopPort = 3784
+	MultihopPort  = 4784
+)
+
+// A Peer is a neighbour to have a session with. Two peers are the same session if Name, Local, Remote, Link and MultihopTTL
+// are the same: the rest changes while the session lives (RFC 5880 6.8.3).
+type Peer struct {
+	Name        string // unique
+	Local       netip.Addr
+	Remote      netip.Addr
+	Link        string        // the link of a single-hop session; "" with MultihopTTL
+	MultihopTTL uint8         // 0: single hop, TTL 255 both ways (RFC 5881 5); else how many hops there may be
+	Interval    time.Duration // we send at most this often and want packets at least this often; 50 ms to 10 s; while not Up, 1 s (RFC 5880 6.8.3)
+	Multiplier  uint8         // how many lost packets mean down; 2 to 50
+	Auth        *Auth         // nil: none
+}
+
+// Auth is keyed SHA1 authentication.
+type Auth struct {
+	KeyID      uint8
+	Key        string // 1 to 20 bytes
+	Meticulous bool   // the sequence number grows with every packet, not only now and then (RFC 5880 6.7.4)
+}
+
+// State is the state of a session (RFC 5880 4.1).
+type State uint8
+
+// The states, with their values on the wire.
+const (
+	AdminDown State = iota
+	Down
+	Init
+	Up
+)
+
+// String returns the name as the RFC writes it.
+func (s State) String() string { return [...]string{"AdminDown", "Down", "Init", "Up"}[s&3] }
+
+// Status is what is true of one session.
+type Status struct {
+	Name        string
+	State       State
+	Since       time.Time
+	RemoteState State
+	Diag        Diag // why our state changed last
+	RemoteDiag  Diag
+	Flaps       uint64        // times it went from Up to another state, but by AdminDown of either side
+	Sends       time.Duration // how often we send now, before jitter
+	Expects     time.Duration // how often the neighbour sends now
+	Detection   time.Duration // when we give the neighbour up
+	Detected    time.Duration // when the neighbour gives us up: what it multiplies is ours
+	Sent        uint64
+	Received    uint64
+	Dropped     uint64 // packets that broke a rule, came too fast, or from too far away
+	LastDropped string // why the latest of these
+}
