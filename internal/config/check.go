@@ -15,6 +15,7 @@ import (
 func defaults() *Config {
 	return &Config{
 		Instance:   "default",
+		Announce:   []Announce{AnnounceARP},
 		Election:   ElectionRaft,
 		Lease:      Lease{Namespace: "kube-system", Duration: 5 * time.Second},
 		Kubernetes: Kubernetes{ServerName: "kubernetes.default.svc"},

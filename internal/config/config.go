@@ -34,11 +34,14 @@ type Config struct {
 	Instance   string // tells several Pintles on one host apart
 	Node       string // this node's name: with Raft one of Raft.Peers
 	Addresses  []Address
-	Bind       Bind
+	Announce   []Announce    // how the network learns who has them; not empty
+	Bind       Bind          // BindReady with ElectionNone
 	Linger     time.Duration // how long a former holder goes on accepting while sockets are open
 	Election   Election
 	Raft       Raft // but for Realtime zero with another kind of election
 	Lease      Lease
+	BGP        BGP
+	Table      Table
 	Kubernetes Kubernetes
 	Health     []Health
 	HoldDown   time.Duration // the least time between two moves for health
@@ -51,7 +54,7 @@ type Config struct {
 // An Address is one shared address, and where it is announced.
 type Address struct {
 	Address netip.Addr
-	Link    []string // as written: names, globs, or "auto" alone
+	Link    []string // as written: names, globs, or "auto" alone; nil unless announced by ARP
 	Links   []string // what Link stands for on this host, sorted; set by Resolve
 }
 
@@ -147,10 +150,10 @@ type Log struct {
 	Format string // text or json
 }
 
-// Self is this node as a peer. Where a Lease elects it has no address and no role but a voter's.
+// Self is this node as a peer. Where a Lease elects, or nobody, it has no address and no role but a voter's.
 func (c *Config) Self() Peer {
-	if c.Election == ElectionLease {
-		return c.leaseSelf()
+	if c.Election != ElectionRaft {
+		return c.leaseSelf() // of which nobody has said anything with ElectionNone
 	}
 	for _, p := range c.Raft.Peers {
 		if p.Name == c.Node {

@@ -35,6 +35,7 @@ func TestDefaults(t *testing.T) {
 	want := &Config{
 		File: "f", Instance: "default", Node: "n2", Election: ElectionRaft, Bind: BindHolder, Linger: time.Minute, HoldDown: 10 * time.Second,
 		Addresses: []Address{{Address: netip.MustParseAddr("192.0.2.10"), Link: []string{"auto"}}},
+		Announce:  []Announce{AnnounceARP},
 		Raft: Raft{Profile: ProfileDefault, Listen: netip.MustParseAddrPort("10.0.0.2:7400"), Bootstrap: "n1",
 			StateDir: "/var/lib/pintle", Realtime: RealtimeAuto,
 			TLS:   TLS{CA: "/etc/pintle/tls/ca.crt", Cert: "/etc/pintle/tls/n2.crt", Key: "/etc/pintle/tls/n2.key"},

@@ -13,10 +13,12 @@ import (
 // Election is how the nodes agree on the holder.
 type Election string
 
-// The elections: among the nodes themselves, or by a Lease object of a Kubernetes cluster.
+// The elections: among the nodes themselves, by a Lease object of a Kubernetes cluster, or none: every healthy node has the
+// addresses, and routers spread what comes to them.
 const (
 	ElectionRaft  Election = "raft"
 	ElectionLease Election = "lease"
+	ElectionNone  Election = "none"
 )
 
 // Lease is the election by a Lease object. It is zero with another kind of election.
