@@ -29,15 +29,18 @@ type Config struct {
 	Ready    bool // bind: ready
 	Linger   time.Duration
 	HoldDown time.Duration
+	Routing  Routing
 	Checks   []string // names of health checks; a node is unhealthy until each has spoken
 	Links    []string // announcing links; likewise
 
 	Backer    string        // who acknowledges a holder, for people; default: a majority
 	MoveLimit time.Duration // how long a hand-over may take before the node wants the seat back; default 1 s
 
-	Elector   Elector                         // may be a leader.Ranker and leader.Mover
+	Elector   Elector                         // may be a leader.Ranker and leader.Mover; nil without an election
 	Addresses Setter[netip.Prefix]            // nil on a witness
-	Targets   Setter[Target]                  // nil on a witness
+	Targets   Setter[Target]                  // nil where no address is announced on a wire
+	Routes    Setter[Route]                   // nil without BGP
+	Table     Setter[netip.Prefix]            // nil without a table
 	Sockets   func([]netip.Addr) (int, error) // established connections to the addresses
 	Clock     leader.Clock
 	Log       *slog.Logger
@@ -52,6 +55,8 @@ type Agent struct {
 	want     State
 	bound    *part[netip.Prefix]
 	targets  *part[Target]
+	routes   *part[Route]
+	table    *part[netip.Prefix]
 	healthy  bool
 	unableAt leader.Instant // when binding failed last
 	history  history
@@ -67,7 +72,7 @@ func New(cfg Config) *Agent {
 	}
 	cfg.Backer, cfg.MoveLimit = cmp.Or(cfg.Backer, "a majority"), cmp.Or(cfg.MoveLimit, moveLimit)
 	a := &Agent{cfg: cfg, log: cfg.Log, in: newInbox(), healthy: true, drained: make(chan struct{}),
-		facts: Facts{Node: cfg.Node, Ready: cfg.Ready, Linger: cfg.Linger, HoldDown: cfg.HoldDown, Claims: cfg.Claims,
+		facts: Facts{Node: cfg.Node, Ready: cfg.Ready, Routing: cfg.Routing, Routed: map[string]leader.Instant{}, out: map[string]bool{}, Linger: cfg.Linger, HoldDown: cfg.HoldDown, Claims: cfg.Claims,
 			Seats: map[string]Seat{}, Checks: map[string]bool{}, Links: map[string]bool{}, Heard: map[netip.Addr]leader.Instant{},
 			Rest: Rest{Step: cfg.HoldDown}, MoveLimit: cfg.MoveLimit}}
 	for _, c := range cfg.Checks {
@@ -81,6 +86,8 @@ func New(cfg Config) *Agent {
 	}
 	a.bound = newPart(a.in, addrNews, cfg.Addresses)
 	a.targets = newPart(a.in, targNews, cfg.Targets)
+	a.routes = newPart(a.in, routeNews, cfg.Routes)
+	a.table = newPart(a.in, tableNews, cfg.Table)
 	a.snap.Store(&Snapshot{Node: cfg.Node})
 	a.turned.Store(int64(cfg.Clock()))
 	return a
@@ -92,6 +99,8 @@ func (a *Agent) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return a.bound.run(ctx) })
 	g.Go(func() error { return a.targets.run(ctx) })
+	g.Go(func() error { return a.routes.run(ctx) })
+	g.Go(func() error { return a.table.run(ctx) })
 	g.Go(func() error { return a.countSockets(ctx) })
 	g.Go(func() error { a.loop(ctx); return nil })
 	return g.Wait()
@@ -150,6 +159,7 @@ func (a *Agent) nextLook() time.Duration {
 	for _, s := range a.facts.Seats {
 		if s.Valid {
 			soon(s.Term.Lease.Until())
+			soon(s.Since.Add(a.facts.Routing.Detection))
 		}
 		if s.Next != 0 {
 			soon(s.Next.Add(grace))
@@ -158,25 +168,34 @@ func (a *Agent) nextLook() time.Duration {
 			soon(s.Lost.Add(a.facts.Linger))
 		}
 	}
+	for _, at := range a.facts.Routed {
+		soon(at.Add(settle))
+	}
+	if a.facts.Draining {
+		soon(a.facts.DrainedAt.Add(a.facts.Routing.DrainWait))
+	}
 	soon(a.facts.Rest.Until)
 	return max(next, time.Millisecond)
 }
 
 // apply hands the wanted state to those who bring it about.
 func (a *Agent) apply(want State) {
-	if !slices.Equal(want.Seats, a.want.Seats) || a.want.Seats == nil {
+	if a.cfg.Elector != nil && (!slices.Equal(want.Seats, a.want.Seats) || a.want.Seats == nil) {
 		a.cfg.Elector.Set(want.Seats)
 	}
 	a.bound.set(want.Addresses)
 	a.targets.set(want.Targets)
+	a.routes.set(want.Routes)
+	a.table.set(want.Table)
 	a.want = want
 	a.look()
 }
 
 // look takes over what the setters say is true.
 func (a *Agent) look() {
-	a.facts.Doing = State{Addresses: a.bound.certain(), Targets: a.targets.possible()}
-	a.facts.Have = State{Seats: a.want.Seats, Addresses: a.bound.have, Targets: a.targets.have}
+	a.facts.Doing = State{Addresses: a.bound.certain(), Targets: a.targets.possible(), Routes: a.routes.possible(), Table: a.table.possible()}
+	a.facts.Have = State{Seats: a.want.Seats, Addresses: a.bound.have, Targets: a.targets.have, Routes: a.routes.have, Table: a.table.have}
+	a.facts.Note()
 }
 
 // uncount forgets the connections of a former tenure: a holder's are to be counted

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"net/netip"
 	"slices"
 	"time"
 
@@ -45,13 +46,32 @@ func (a *Agent) note() {
 		h.seats = map[string]*moment{}
 	}
 	for _, c := range a.facts.Claims {
-		m := h.seats[c.Seat]
+		m := h.seats[c.Name]
 		if m == nil {
 			m = &moment{since: time.Now()}
-			h.seats[c.Seat] = m
+			h.seats[c.Name] = m
 		}
-		a.noteSeat(c, a.facts.Seats[c.Seat], m)
+		if c.Seat == "" {
+			a.noteShared(c, m)
+		} else {
+			a.noteSeat(c, a.facts.Seats[c.Seat], m)
+		}
 	}
+}
+
+// noteShared notes whether this node advertises.
+func (a *Agent) noteShared(c Claim, m *moment) {
+	out := a.facts.routed(c)
+	if out == m.holding {
+		return
+	}
+	m.holding, m.since = out, time.Now()
+	if out {
+		a.log.Info("advertises", "claim", c.Name)
+		return
+	}
+	a.history.losses++
+	a.log.Info("no longer advertises", "claim", c.Name, "err", a.whyShared())
 }
 
 func (a *Agent) noteSeat(c Claim, s Seat, m *moment) {
@@ -66,8 +86,7 @@ func (a *Agent) noteSeat(c Claim, s Seat, m *moment) {
 	if bound && m.bound == 0 && (s.Valid || s.Term.Standing) {
 		m.bound = now
 	}
-	claims := slices.ContainsFunc(a.facts.Have.Targets, func(t Target) bool { return t.Lease != nil && t.Lease == s.Term.Lease })
-	if s.Valid && claims && !m.claimed {
+	if s.Valid && a.announces(c, s) && !m.claimed {
 		m.claimed = true
 		a.tookOver(c, s, m)
 	}
@@ -88,6 +107,14 @@ func (a *Agent) noteSeat(c Claim, s Seat, m *moment) {
 			a.log.Info("the holder is", "seat", c.Seat, "holder", m.holder, "epoch", s.Term.Epoch)
 		}
 	}
+}
+
+// announces reports whether the network hears of the claim in this term.
+func (a *Agent) announces(c Claim, s Seat) bool {
+	have := &a.facts.Have
+	return slices.ContainsFunc(have.Targets, func(t Target) bool { return t.Lease != nil && t.Lease == s.Term.Lease }) ||
+		slices.ContainsFunc(have.Routes, func(r Route) bool { return r.Lease != nil && r.Lease == s.Term.Lease }) ||
+		slices.ContainsFunc(have.Table, func(p netip.Prefix) bool { return c.has(p.Addr()) })
 }
 
 func (a *Agent) tookOver(c Claim, s Seat, m *moment) {

@@ -54,6 +54,8 @@ const (
 	moveNews  partNews = "move"
 	addrNews  partNews = "addresses"
 	targNews  partNews = "targets"
+	routeNews partNews = "routes"
+	tableNews partNews = "table"
 )
 
 // Seat takes an elector's report.
@@ -84,7 +86,7 @@ func (a *Agent) Disturbed() {
 
 // Drain makes the node give up everything. Drained is closed when it has.
 func (a *Agent) Drain() {
-	a.in.put(drainNews, func(a *Agent) { a.facts.Draining = true })
+	a.in.put(drainNews, func(a *Agent) { a.facts.Draining, a.facts.DrainedAt = true, a.facts.Now })
 }
 
 // Drained is closed when the node, draining, holds nothing any more.

@@ -5,7 +5,7 @@
 // there and report what is true. Order is a precondition on what is true, never
 // a sequence of calls:
 //
-//	held -> announced; last claim sent -> seat resigned;
+//	held -> announced; last claim sent and last route withdrawn -> seat resigned;
 //	new holder heard, or linger ended -> let go.
 //
 // A crash, a stalled call, a partition or a restart then needs no code of its
@@ -27,31 +27,86 @@ const grace = 250 * time.Millisecond
 // known to have taken over: long enough for the hand-over itself.
 const drainLinger = 2 * time.Second
 
+// settle is how long a node goes on accepting packets after its last route is
+// withdrawn: routers take some 0.1 s to send them elsewhere.
+const settle = time.Second
+
 // Plan says what the host should have next. It reads no clock and touches
 // nothing. The parts of the result are never nil.
 func Plan(f *Facts) State {
-	want := State{Seats: []string{}, Addresses: []netip.Prefix{}, Targets: []Target{}}
+	want := State{Seats: []string{}, Addresses: []netip.Prefix{}, Targets: []Target{}, Routes: []Route{}, Table: []netip.Prefix{}}
 	for _, c := range f.Claims {
-		seat := f.Seats[c.Seat]
-		leave := f.Draining || f.Leaves(c.Seat)
-		if !leave || f.claims(c) {
-			want.Seats = append(want.Seats, c.Seat)
-		}
-		bind := f.binds(c, seat)
-		for _, a := range c.Addrs {
-			if bind {
-				want.Addresses = append(want.Addresses, a.Prefix)
-			}
-			var lease *leader.Lease
-			if seat.Valid && !leave && f.holds(a.Prefix) {
-				lease = seat.Term.Lease
-			}
-			for _, l := range a.Links {
-				want.Targets = append(want.Targets, Target{Link: l, Addr: a.Prefix.Addr(), Lease: lease})
-			}
+		if c.Seat == "" {
+			f.planFree(c, &want)
+		} else {
+			f.planSeat(c, &want)
 		}
 	}
 	return want
+}
+
+// planSeat is Plan for a claim that only the holder of a seat may make.
+func (f *Facts) planSeat(c Claim, want *State) {
+	seat := f.Seats[c.Seat]
+	leave := f.Draining || f.Leaves(c.Seat)
+	if !leave || f.claims(c) {
+		want.Seats = append(want.Seats, c.Seat)
+	}
+	bind := f.binds(c, seat)
+	route := f.Now >= seat.Since.Add(f.Routing.Detection)
+	for _, a := range c.Addrs {
+		if bind {
+			want.Addresses = append(want.Addresses, a.Prefix)
+		}
+		var lease *leader.Lease
+		if seat.Valid && !leave && f.holds(a.Prefix) {
+			lease = seat.Term.Lease
+		}
+		for _, l := range a.Links {
+			want.Targets = append(want.Targets, Target{Link: l, Addr: a.Prefix.Addr(), Lease: lease})
+		}
+		if lease != nil && route {
+			want.advertise(c, Route{Prefix: a.Prefix, Lease: lease})
+		}
+	}
+}
+
+// planFree is Plan for a claim that every healthy node makes. A node goes on
+// having the addresses until packets for them go elsewhere.
+func (f *Facts) planFree(c Claim, want *State) {
+	grade, out := f.advertises()
+	bind := out || f.routed(c) || f.Routed[c.Name] != 0 && f.Now < f.Routed[c.Name].Add(settle)
+	for _, a := range c.Addrs {
+		if bind {
+			want.Addresses = append(want.Addresses, a.Prefix)
+		}
+		if out && f.holds(a.Prefix) {
+			want.advertise(c, Route{Prefix: a.Prefix, Grade: grade})
+		}
+	}
+}
+
+// advertises reports whether, and how, a node without an election advertises.
+func (f *Facts) advertises() (Grade, bool) {
+	stays := f.fit() || f.Routing.LastResort
+	switch {
+	case f.Draining:
+		return Leaving, stays && f.Now < f.DrainedAt.Add(f.Routing.DrainWait)
+	case !f.fit():
+		return LastResort, stays
+	}
+	return Normal, true
+}
+
+// advertise adds a route by every means of the claim. A table has no grades: a
+// node that leaves is not in it.
+func (s *State) advertise(c Claim, r Route) {
+	if c.Announce.BGP {
+		s.Routes = append(s.Routes, r)
+	}
+	if c.Announce.Table && r.Grade != Leaving {
+		s.Table = append(s.Table, r.Prefix)
+	}
 }
 
 // Leaves reports whether this node, holding the seat, is to hand it over: because

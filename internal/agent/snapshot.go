@@ -24,9 +24,11 @@ type Snapshot struct {
 	Takeovers []Takeover      `json:"takeovers"`
 }
 
-// A SeatStatus is one seat and its addresses.
+// A SeatStatus is one seat and its addresses. Without an election it is a claim
+// that every healthy node makes, and this node holds it while it advertises.
 type SeatStatus struct {
 	Name      string          `json:"name"`
+	Shared    bool            `json:"shared,omitempty"` // there is no election
 	Holder    string          `json:"holder"`
 	Epoch     uint64          `json:"epoch"`
 	Holding   bool            `json:"holding"` // this node holds it: its lease is valid
@@ -45,6 +47,10 @@ type AddressStatus struct {
 	Bound     bool       `json:"bound"`
 	Claimed   bool       `json:"claimed"`   // announced and defended here
 	Lingering bool       `json:"lingering"` // no longer claimed, still accepting
+
+	Routed bool   `json:"routed,omitempty"` // given to routers as far as they are up: BGP
+	Grade  string `json:"grade,omitempty"`  // of the route, if it is not the normal one
+	Tabled bool   `json:"tabled,omitempty"` // in the table that other daemons read
 }
 
 // Snapshot is the newest one. It is not to be changed.
@@ -79,21 +85,72 @@ func (a *Agent) snapshot() *Snapshot {
 func (a *Agent) seatStatus(c Claim) SeatStatus {
 	f := &a.facts
 	seat := f.Seats[c.Seat]
+	if c.Seat == "" {
+		return a.sharedStatus(c)
+	}
 	out := SeatStatus{Name: c.Seat, Holder: seat.Term.Holder, Epoch: seat.Term.Epoch, Holding: seat.Valid,
 		Standing: seat.Term.Standing, Joined: seat.Term.Joined, Why: a.why(c, seat)}
 	if seat.Valid {
 		out.LeaseMs = ms(seat.Term.Lease.Until().Sub(f.Now))
 	}
-	if m := a.history.seats[c.Seat]; m != nil {
+	if m := a.history.seats[c.Name]; m != nil {
 		out.Since = m.since
 	}
 	for _, p := range c.Addrs {
-		addr := AddressStatus{Address: p.Prefix.Addr(), Links: p.Links, Bound: slices.Contains(f.Have.Addresses, p.Prefix)}
+		addr := a.addressStatus(p)
 		addr.Claimed = seat.Valid && slices.ContainsFunc(f.Have.Targets, func(t Target) bool { return t.Addr == addr.Address && t.Lease != nil })
+		addr.Routed, addr.Tabled = addr.Routed && seat.Valid, addr.Tabled && seat.Valid
 		addr.Lingering = addr.Bound && !seat.Valid && seat.Lost != 0 && !f.Ready
 		out.Addresses = append(out.Addresses, addr)
 	}
 	return out
+}
+
+// sharedStatus is seatStatus without an election.
+func (a *Agent) sharedStatus(c Claim) SeatStatus {
+	out := SeatStatus{Name: c.Name, Shared: true, Holding: a.facts.routed(c), Why: a.whyShared()}
+	if m := a.history.seats[c.Name]; m != nil {
+		out.Since = m.since
+	}
+	for _, p := range c.Addrs {
+		addr := a.addressStatus(p)
+		addr.Lingering = addr.Bound && !addr.Routed && !addr.Tabled
+		out.Addresses = append(out.Addresses, addr)
+	}
+	return out
+}
+
+// addressStatus is what the host and the routers have of an address.
+func (a *Agent) addressStatus(p Placed) AddressStatus {
+	f := &a.facts
+	out := AddressStatus{Address: p.Prefix.Addr(), Links: p.Links, Bound: slices.Contains(f.Have.Addresses, p.Prefix),
+		Tabled: slices.Contains(f.Have.Table, p.Prefix)}
+	for _, r := range f.Have.Routes {
+		if r.Prefix != p.Prefix {
+			continue
+		}
+		out.Routed = true
+		if r.Grade != Normal {
+			out.Grade = r.Grade.String()
+		}
+	}
+	return out
+}
+
+// whyShared says in words why this node advertises or does not.
+func (a *Agent) whyShared() string {
+	f := &a.facts
+	switch {
+	case f.Draining:
+		return "this node is stopping"
+	case f.Unable != "":
+		return "this node cannot bind: " + f.Unable
+	case !f.fit() && f.Routing.LastResort:
+		return "this node is unhealthy: it asks routers to prefer any other"
+	case !f.fit():
+		return "this node is unhealthy"
+	}
+	return "every healthy node advertises it"
 }
 
 // why says in words why the seat is where it is.
