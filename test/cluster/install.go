@@ -156,22 +156,25 @@ func (c *Installed) Join(ctx context.Context, i int) error {
 	return n.startProxy()
 }
 
-// Leave undoes Join: the node goes from etcd and from the API, and keeps no file of kubeadm. It can join again.
+// Leave undoes Join: the node goes from etcd and from the API, and keeps no file of kubeadm. It is started anew, as kubeadm gives a
+// busy container two seconds to stop and then leaves it there, in the way of the next. It can join again.
 func (c *Installed) Leave(ctx context.Context, i int) error {
 	n := c.nodes[i-1]
 	for _, u := range []*unit{n.kubelet, n.proxy} {
 		u.stop(kill)
 	}
-	// The first phase would ask systemd.
-	if _, err := n.Exec(ctx, "kubeadm", "reset", "--force", "--cri-socket=unix://"+socket, "--skip-phases=preflight"); err != nil {
+	if err := n.kubeadmReset(ctx); err != nil {
 		return err
 	}
 	via := 1
 	if i == 1 {
 		via = 2
 	}
-	_, err := c.Kubectl(ctx, via, "delete", "node", n.Name())
-	return err
+	if _, err := c.Kubectl(ctx, via, "delete", "node", n.Name()); err != nil {
+		return err
+	}
+	n.halt()
+	return n.Boot(ctx)
 }
 
 // BearVIP lays the address on eth0 of node i, as StaticVIP does on the first. A crash takes it away.

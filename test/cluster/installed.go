@@ -237,6 +237,13 @@ func (n *InstalledNode) kubeadm(ctx context.Context) error {
 	return running.Wait()
 }
 
+// kubeadmReset takes the node out of etcd and removes the files of kubeadm.
+func (n *InstalledNode) kubeadmReset(ctx context.Context) error {
+	// The first phase would ask systemd.
+	out, err := n.Exec(ctx, "kubeadm", "reset", "--force", "--cri-socket=unix://"+socket, "--skip-phases=preflight")
+	return errors.Join(err, n.WriteFile("/var/log/kubeadm-reset.log", out, 0o644))
+}
+
 // hasKubeletFiles is what systemd waits for on a machine with kubeadm's unit files.
 func (n *InstalledNode) hasKubeletFiles() error {
 	for _, names := range [][]string{{kubeletDir + "/config.yaml"}, {kubeletDir + "/kubeadm-flags.env"}, {"/etc/kubernetes/kubelet.conf", "/etc/kubernetes/bootstrap-kubelet.conf"}} {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -59,24 +60,35 @@ func TestOneNode(t *testing.T) {
 // TestThreeNodes: kubeadm join makes a node one of the control plane; one crashes and comes back, another leaves and joins again.
 func TestThreeNodes(t *testing.T) {
 	c := clustertest.Install(t, cluster.InstallOptions{StaticVIP: true, Joined: 2, Options: cluster.Options{Nodes: 3}})
-	ctx := clustertest.Context(t)
-	check(t, c.Join(ctx, 3))
+	step := func(name string, do func(context.Context) error) {
+		t.Helper()
+		began := time.Now()
+		if err := do(clustertest.Context(t)); err != nil { // each has its own time: a busy machine needs minutes for some
+			t.Fatalf("%s, after %v: %v", name, time.Since(began), err)
+		}
+		t.Logf("%s: %v", name, time.Since(began))
+	}
+	ready := func(i int) func(context.Context) error {
+		return func(ctx context.Context) error { return c.WaitReady(ctx, i) }
+	}
+	join := func(ctx context.Context) error { return c.Join(ctx, 3) }
+	step("n3 joins", join)
 	for i := range c.Nodes() {
-		check(t, c.WaitReady(ctx, i+1))
+		step(fmt.Sprintf("n%d is ready", i+1), ready(i+1))
 	}
 	check(t, c.Node(2).Crash())
-	check(t, c.WaitReady(ctx, 3))
-	check(t, c.Node(2).Boot(ctx))
-	check(t, c.WaitReady(ctx, 2))
+	step("n3 is ready without n2", ready(3))
+	step("n2 boots", c.Node(2).Boot)
+	step("n2 is ready again", ready(2))
 
-	check(t, c.Leave(ctx, 3))
-	out, err := c.Kubectl(ctx, 1, "get", "nodes", "-o", "name")
+	step("n3 leaves", func(ctx context.Context) error { return c.Leave(ctx, 3) })
+	out, err := c.Kubectl(clustertest.Context(t), 1, "get", "nodes", "-o", "name")
 	check(t, err)
 	if got, want := string(out), "node/n1\nnode/n2\n"; got != want {
 		t.Errorf("nodes when one has left: got %q, want %q", got, want)
 	}
-	check(t, c.Join(ctx, 3))
-	check(t, c.WaitReady(ctx, 3))
+	step("n3 joins again", join)
+	step("n3 is ready again", ready(3))
 }
 
 // waitPods waits until the control plane and the guest run on node i.
