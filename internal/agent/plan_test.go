@@ -118,6 +118,110 @@ func TestPlan(t *testing.T) {
 	}
 }
 
+// free makes the claim one without an election, advertised by BGP and a table.
+func free(f *Facts) {
+	f.Claims = []Claim{{Name: "cp", Addrs: []Placed{{testAddr, nil}}, Announce: Announce{BGP: true, Table: true}}}
+	f.Seats, f.Routed = map[string]Seat{}, map[string]leader.Instant{}
+}
+
+func routed(f *Facts)     { f.Have.Routes = []Route{{Prefix: testAddr}} }
+func tabled(f *Facts)     { f.Have.Table = []netip.Prefix{testAddr} }
+func lastResort(f *Facts) { f.Routing.LastResort = true }
+
+func drained(ago, wait time.Duration) func(*Facts) {
+	return func(f *Facts) { f.Draining, f.DrainedAt, f.Routing.DrainWait = true, f.Now.Add(-ago), wait }
+}
+
+func unrouted(ago time.Duration) func(*Facts) {
+	return func(f *Facts) { f.Routed["cp"] = f.Now.Add(-ago) }
+}
+
+// byBGP has the claim of the seat advertised too.
+func byBGP(f *Facts) { f.Claims[0].Announce = Announce{Wire: true, BGP: true} }
+
+func detection(since time.Duration) func(*Facts) {
+	return func(f *Facts) {
+		s := f.Seats["cp"]
+		s.Since = f.Now.Add(-since)
+		f.Seats["cp"], f.Routing.Detection = s, time.Second
+	}
+}
+
+// routeWords says what a plan tells routers: "bind grade table", or a dash for
+// what it is not.
+func routeWords(s State) string {
+	out := []string{"-", "-", "-"}
+	if len(s.Addresses) == 1 {
+		out[0] = "bind"
+	}
+	if len(s.Routes) == 1 {
+		out[1] = s.Routes[0].Grade.String()
+	}
+	if len(s.Table) == 1 {
+		out[2] = "table"
+	}
+	return strings.Join(out, " ")
+}
+
+func TestPlanRoutes(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		facts *Facts
+		want  string
+	}{
+		{"a healthy node binds first", situation(free), "bind - -"},
+		{"and then advertises", situation(free, bound), "bind normal table"},
+		{"not while the setter may be taking it away", situation(free, bound, func(f *Facts) { f.Doing.Addresses = []netip.Prefix{} }), "bind - -"},
+		{"an unhealthy one has nothing", situation(free, sick), "- - -"},
+		{"it withdraws, and goes on accepting", situation(free, sick, bound, routed), "bind - -"},
+		{"also when only the table had it", situation(free, sick, bound, tabled), "bind - -"},
+		{"while the withdrawal may not be out", situation(free, sick, bound, func(f *Facts) { f.Doing.Routes = []Route{{Prefix: testAddr}} }), "bind - -"},
+		{"and until routers have turned away", situation(free, sick, bound, unrouted(settle-1)), "bind - -"},
+		{"and then lets go", situation(free, sick, bound, unrouted(settle)), "- - -"},
+		{"unless it is to be the last resort", situation(free, sick, bound, lastResort), "bind last resort table"},
+		{"which has to be bound as well", situation(free, sick, lastResort), "bind - -"},
+		{"a node that stops asks routers to prefer others", situation(free, bound, routed, drained(time.Second, 2*time.Second)), "bind leaving -"},
+		{"and then withdraws", situation(free, bound, routed, drained(2*time.Second, 2*time.Second)), "bind - -"},
+		{"and accepts a moment longer", situation(free, bound, unrouted(settle-1), drained(3*time.Second, 2*time.Second)), "bind - -"},
+		{"and lets go", situation(free, bound, unrouted(settle), drained(3*time.Second, 2*time.Second)), "- - -"},
+		{"an unhealthy one need not ask", situation(free, sick, bound, routed, drained(time.Second, 2*time.Second)), "bind - -"},
+		{"a holder advertises what it has", situation(holder, bound, byBGP), "bind normal -"},
+		{"a follower nothing", situation(byBGP, ready, bound), "bind - -"},
+		{"nor one whose claim is on the wire only", situation(holder, bound), "bind - -"},
+		{"a new holder waits for the routers", situation(holder, bound, byBGP, detection(time.Second-1)), "bind - -"},
+		{"and then advertises as well", situation(holder, bound, byBGP, detection(time.Second)), "bind normal -"},
+		{"one that stops withdraws first", situation(holder, bound, byBGP, routed, draining), "bind - -"},
+	} {
+		got := Plan(c.facts)
+		if words := routeWords(got); words != c.want {
+			t.Errorf("%s: %q, want %q", c.name, words, c.want)
+		}
+		for _, r := range got.Routes {
+			if seat := c.facts.Claims[0].Seat; (r.Lease == nil) != (seat == "") {
+				t.Errorf("%s: seat %q and lease %v", c.name, seat, r.Lease)
+			}
+		}
+	}
+	if got := Plan(situation(holder, bound, byBGP, routed, draining)); len(got.Seats) != 1 {
+		t.Error("the seat is resigned before the route is withdrawn")
+	}
+}
+
+func TestNoteKeepsWhenARouteWasLast(t *testing.T) {
+	f := situation(free, bound, routed)
+	f.out = map[string]bool{}
+	f.Note()
+	f.Now = f.Now.Add(time.Minute)
+	f.Have.Routes = nil
+	f.Note()
+	gone := f.Now
+	f.Now = f.Now.Add(time.Minute)
+	f.Note()
+	if f.Routed["cp"] != gone {
+		t.Errorf("the route was last noted at %v, want %v: when it was seen to be gone", f.Routed["cp"], gone)
+	}
+}
+
 func TestFactsInTime(t *testing.T) {
 	now := leader.Instant(time.Second)
 	clock := func() leader.Instant { return now }

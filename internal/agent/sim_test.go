@@ -90,8 +90,13 @@ type simNode struct {
 	facts   Facts
 	bound   simSetter[netip.Prefix]
 	targets simSetter[Target]
+	routes  simSetter[Route]
 	seats   []string
 	witness bool
+
+	// as routers see it
+	lastSeen time.Duration // when routers last knew that the node lives
+	believed bool          // routers send packets for the address to it
 }
 
 // A simSetter is a setter that takes its time and sometimes fails.
@@ -109,6 +114,7 @@ type simWorld struct {
 	nodes   []*simNode
 	wire    []simMsg
 	cut     map[[2]string]bool
+	detect  time.Duration // routers drop the route of a silent node after this; 0: no BGP
 	history []string
 }
 
@@ -137,6 +143,9 @@ func newSimWorld(t *testing.T, seed uint64) *simWorld {
 	size := 3
 	if w.r.IntN(4) == 0 {
 		size = 5
+	}
+	if w.r.IntN(2) == 0 {
+		w.detect = time.Duration(100+w.r.IntN(400)) * time.Millisecond
 	}
 	conf := simConf{index: 1, term: 1, t: 100 * time.Millisecond}
 	for i := range size {
@@ -168,10 +177,12 @@ func (n *simNode) boot(again bool) {
 	n.tryAt = 0
 	n.bound = simSetter[netip.Prefix]{} // swept at start
 	n.targets = simSetter[Target]{}
+	n.routes = simSetter[Route]{}
 	n.facts = Facts{Node: n.name, Linger: time.Second, HoldDown: 300 * time.Millisecond, Seats: map[string]Seat{}, Checks: map[string]bool{"c": true},
-		Heard: map[netip.Addr]leader.Instant{}, Ready: n.w.seed%3 == 0, Rest: Rest{Step: 300 * time.Millisecond}}
+		Heard: map[netip.Addr]leader.Instant{}, Ready: n.w.seed%3 == 0, Rest: Rest{Step: 300 * time.Millisecond},
+		Routing: Routing{Detection: n.w.detect + n.w.detect/10}, Routed: map[string]leader.Instant{}, out: map[string]bool{}}
 	if !n.witness {
-		n.facts.Claims = []Claim{{Name: "cp", Seat: "cp", Addrs: []Placed{{simAddr, []string{"eth0"}}}}}
+		n.facts.Claims = []Claim{{Name: "cp", Seat: "cp", Addrs: []Placed{{simAddr, []string{"eth0"}}}, Announce: Announce{Wire: true, BGP: n.w.detect > 0}}}
 	}
 	n.seats = nil
 }
@@ -480,8 +491,9 @@ func (n *simNode) agent() {
 	f.Tick(n.clock())
 	f.Learn("cp", n.report())
 	look := func() {
-		f.Have = State{Addresses: n.bound.part.have, Targets: n.targets.part.have}
-		f.Doing = State{Addresses: n.bound.part.certain(), Targets: n.targets.part.possible()}
+		f.Have = State{Addresses: n.bound.part.have, Targets: n.targets.part.have, Routes: n.routes.part.have}
+		f.Doing = State{Addresses: n.bound.part.certain(), Targets: n.targets.part.possible(), Routes: n.routes.part.possible()}
+		f.Note()
 	}
 	look()
 	sick := f.Sick("cp")
@@ -494,17 +506,56 @@ func (n *simNode) agent() {
 	if !n.allowed && n.lease.Valid() && slices.ContainsFunc(n.targets.truth, func(t Target) bool { return t.Lease.Valid() }) {
 		n.w.failf("%s resigns while it claims", n.name)
 	}
+	if !n.allowed && n.lease.Valid() && n.advertises() {
+		n.w.failf("%s resigns while it advertises", n.name)
+	}
 	if !n.allowed && n.lease != nil {
 		n.lease.Revoke()
 		n.lease = nil
 	}
-	n.bound.part.mailed, n.targets.part.mailed = want.Addresses, want.Targets
+	n.bound.part.mailed, n.targets.part.mailed, n.routes.part.mailed = want.Addresses, want.Targets, want.Routes
 	f.Unable = ""
 	if err := work(n, &n.bound); err != nil {
 		f.Unable = err.Error()
 	}
 	_ = work(n, &n.targets)
+	_ = work(n, &n.routes)
 	look()
+}
+
+// advertises reports whether the process lets routers have the address: it
+// withdraws a route by itself when the lease is over.
+func (n *simNode) advertises() bool {
+	return slices.ContainsFunc(n.routes.truth, func(r Route) bool { return r.Lease.Valid() })
+}
+
+// look has the routers look at a node. One that does not run is silent: they go
+// on believing what it said last, for as long as they take to notice.
+func (w *simWorld) look(n *simNode) {
+	if !n.dead && !n.paused {
+		n.lastSeen, n.believed = w.now, n.advertises()
+	}
+	if w.now >= n.lastSeen+w.detect {
+		n.believed = false
+	}
+}
+
+// checkRoutes: no two nodes have the packets of a router at a time.
+func (w *simWorld) checkRoutes() (routed []string) {
+	for _, n := range w.nodes {
+		w.look(n)
+		if !n.believed {
+			continue
+		}
+		routed = append(routed, n.name)
+		if !slices.Contains(n.bound.truth, simAddr) && !n.paused && !n.dead {
+			w.failf("%s advertises what it does not hold", n.name)
+		}
+	}
+	if len(routed) > 1 {
+		w.failf("routers send packets to %v", routed)
+	}
+	return routed
 }
 
 // check holds the invariants against what is true now.
@@ -566,6 +617,7 @@ func (w *simWorld) step() []string {
 			n.agent()
 		}
 	}
+	w.checkRoutes()
 	return w.check()
 }
 
@@ -703,6 +755,9 @@ func TestSim(t *testing.T) {
 		}
 		if len(claiming) != 1 {
 			w.failf("%v claim the address after all faults ended", claiming)
+		}
+		if routed := w.checkRoutes(); w.detect > 0 && !slices.Equal(routed, claiming) {
+			w.failf("%v claims and routers send packets to %v after all faults ended", claiming, routed)
 		}
 		for _, n := range w.nodes {
 			if n.name == claiming[0] && !n.facts.Healthy() && n.successor() != "" {
