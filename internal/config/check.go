@@ -19,6 +19,8 @@ func defaults() *Config {
 		Election:   ElectionRaft,
 		Lease:      Lease{Namespace: "kube-system", Duration: 5 * time.Second},
 		Kubernetes: Kubernetes{ServerName: "kubernetes.default.svc"},
+		BGP:        defaultBGP(),
+		Table:      Table{Number: 155, Protocol: 155},
 		Bind:       BindHolder,
 		Linger:     MaxLinger,
 		Raft: Raft{
@@ -41,6 +43,7 @@ func (c *Config) fill(r *reader, o Options) {
 	if c.Node == "" {
 		c.Node = o.Hostname
 	}
+	c.fillAnnounce(r)
 	c.fillElection(r)
 	for i := range c.Health {
 		c.fillHealth(r, i)
@@ -108,6 +111,7 @@ func (c *Config) check(r *reader) {
 	c.checkAddresses(r)
 	c.checkNode(r)
 	c.checkElection(r)
+	c.checkAnnounce(r)
 	c.checkListen(r)
 	for i := range c.Health {
 		c.checkHealth(r, i)
@@ -131,7 +135,7 @@ func (c *Config) checkAddresses(r *reader) {
 		if len(a.Link) > 1 && slices.Contains(a.Link, Auto) {
 			r.add(fmt.Sprintf("addresses[%d].link", i), "", "has auto beside other links", "auto stands alone")
 		}
-		if len(a.Link) == 0 {
+		if len(a.Link) == 0 && c.Announces(AnnounceARP) {
 			r.missing(fmt.Sprintf("addresses[%d].link", i), "name a link, or write auto")
 		}
 		if !a.Address.IsValid() {
@@ -155,6 +159,14 @@ func (c *Config) checkAddresses(r *reader) {
 // quiet reports whether nothing was said about a path yet.
 func (r *reader) quiet(path string) bool {
 	return !slices.ContainsFunc(r.problems, func(p Problem) bool { return p.Path == path })
+}
+
+// sound reports whether nothing was said about a path and what is below it.
+func (r *reader) sound(path string) bool {
+	return !slices.ContainsFunc(r.problems, func(p Problem) bool {
+		rest, below := strings.CutPrefix(p.Path, path)
+		return below && (rest == "" || rest[0] == '[' || rest[0] == '.')
+	})
 }
 
 // missing reports a value that must be there, unless it is and was refused.
@@ -261,24 +273,32 @@ func (c *Config) checkVotes(r *reader) {
 }
 
 func (c *Config) checkListen(r *reader) {
-	raft, status := c.Raft.Listen, c.Server.Listen
+	raft, status, bgp := c.Raft.Listen, c.Server.Listen, c.BGP.Listen
 	for i, a := range c.Addresses {
-		for path, l := range map[string]netip.AddrPort{"raft.listen": raft, "server.listen": status} {
+		for path, l := range map[string]netip.AddrPort{"raft.listen": raft, "server.listen": status, "bgp.listen": bgp} {
 			if a.Address.IsValid() && l.Addr() == a.Address && r.given(path) {
 				r.add(path, l.String(), fmt.Sprintf("is the shared address (addresses[%d])", i), "use this node's own address")
 			}
 		}
 	}
-	if !raft.IsValid() {
-		return
-	}
-	if raft.Port() == status.Port() && overlap(raft.Addr(), status.Addr()) {
+	if collide(raft, status) {
 		r.add("server.listen", status.String(), "the same as raft.listen, "+raft.String(), "give it a port of its own")
 	}
-	if self := c.Self().Address; self.IsValid() && self.Port() != raft.Port() {
+	if collide(bgp, raft) {
+		r.add("bgp.listen", bgp.String(), "the same as raft.listen, "+raft.String(), "give it a port of its own")
+	}
+	if collide(bgp, status) {
+		r.add("bgp.listen", bgp.String(), "the same as server.listen, "+status.String(), "give it a port of its own")
+	}
+	if self := c.Self().Address; raft.IsValid() && self.IsValid() && self.Port() != raft.Port() {
 		r.warn("raft.listen", raft.String(), "not the port that the other nodes use for this one, "+self.String(),
 			"right only if something between them translates it")
 	}
+}
+
+// collide reports whether one host cannot listen at both.
+func collide(a, b netip.AddrPort) bool {
+	return a.IsValid() && b.IsValid() && a.Port() == b.Port() && overlap(a.Addr(), b.Addr())
 }
 
 func overlap(a, b netip.Addr) bool {

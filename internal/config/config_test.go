@@ -158,7 +158,7 @@ func TestProblems(t *testing.T) {
 		{"unknown key in a list", edit("{name: n2,", "{name: n2, prio: 1,"), []string{
 			"f:7: raft.peers[1].prio: unknown key (known here: name, address, role, priority, candidate)"}},
 		{"key of two lines", edit("", "\"a\\nb\": 1\n"), []string{
-			"f:9: a b: unknown key (known here: apiVersion, instance, node, addresses, bind, linger, election, raft, lease, kubernetes, health, holdDown, server, log)"}},
+			"f:9: a b: unknown key (known here: apiVersion, instance, node, addresses, announce, bind, linger, election, raft, lease, bgp, table, kubernetes, health, holdDown, server, log)"}},
 		{"duplicate key", edit("", "bind: ready\nbind: holder\n"), []string{"f:10: bind: given twice, first in line 9 (keep one)"}},
 		{"no version", edit("apiVersion: pintle.dev/v1\n", ""), []string{"f:1: apiVersion: is missing (write apiVersion: pintle.dev/v1)"}},
 		{"another version", edit("v1", "v9"), []string{"f:1: apiVersion: pintle.dev/v9: not a version that this Pintle reads (write pintle.dev/v1)"}},
@@ -251,7 +251,7 @@ func TestProblems(t *testing.T) {
 			"f:5: raft.listen: 0.0.0.0:7500: not the port that the other nodes use for this one, 10.0.0.1:7400 (right only if something between them translates it)"}},
 
 		// The other election.
-		{"election", edit("", "election: zookeeper\nlease: {duration: 3s}\n"), []string{"f:9: election: zookeeper: not known here (one of raft, lease)"}},
+		{"election", edit("", "election: zookeeper\nlease: {duration: 3s}\n"), []string{"f:9: election: zookeeper: not known here (one of raft, lease, none)"}},
 		{"lease without its election", edit("", "lease: {duration: 3s}\nkubernetes:\n  kubeconfig: /k\n"), []string{
 			"f:9: lease: has no effect with election: raft (leave it out, or set election: lease)",
 			"f:10: kubernetes: has no effect with election: raft (leave it out, or set election: lease)"}},

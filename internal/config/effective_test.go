@@ -53,7 +53,8 @@ func TestEffective(t *testing.T) {
 	}
 }
 
-// leaseReference is the reference with the other election: raft is taken out, and what is switched off is switched on.
+// leaseReference is the reference with the other election and all that can be announced: raft is taken out, and what is
+// switched off is switched on.
 func leaseReference() []byte {
 	var out []string
 	inRaft := false
@@ -62,6 +63,7 @@ func leaseReference() []byte {
 			inRaft = line == "raft:"
 		}
 		line = strings.Replace(line, "election: raft #", "election: lease #", 1)
+		line = strings.Replace(line, "announce: [arp] #", "announce: [arp, bgp, table] #", 1)
 		if inRaft {
 			line = "" // lines stay where they are
 		} else if regexp.MustCompile(`^#( {2}|[a-z])`).MatchString(line) {
@@ -79,7 +81,10 @@ func references() map[Election][]byte {
 
 // pathsWith lists every key that applies with an election.
 func pathsWith(e Election) []string {
-	c := &Config{Election: e}
+	c := &Config{Election: e, Announce: []Announce{AnnounceARP}}
+	if e == ElectionLease {
+		c.Announce = []Announce{AnnounceARP, AnnounceBGP, AnnounceTable}
+	}
 	return paths("", slices.DeleteFunc(c.keys(), func(k key) bool { return !c.applies(k.name) }))
 }
 
@@ -91,7 +96,7 @@ func paths(prefix string, keys []key) (all []string) {
 		if k.keys == nil {
 			continue
 		}
-		if _, isList := k.show().(yaml.MapSlice); !isList {
+		if k.many {
 			p += "[0]"
 		}
 		all = append(all, paths(p+".", k.keys)...)
@@ -100,7 +105,9 @@ func paths(prefix string, keys []key) (all []string) {
 }
 
 // exclusive are keys that cannot stand in the first item of the reference, and where they are.
-var exclusive = map[string]string{"health[0].tcp": "health[1].tcp", "health[0].command": "health[2].command"}
+var exclusive = map[string]string{"health[0].tcp": "health[1].tcp", "health[0].command": "health[2].command",
+	"bgp.peers[0].interface": "bgp.peers[1].interface", "bgp.peers[0].multihop": "bgp.peers[2].multihop",
+	"bgp.peers[0].localPref": "bgp.peers[2].localPref"}
 
 func TestReferenceHasEveryKey(t *testing.T) {
 	for election, file := range references() {
@@ -124,7 +131,9 @@ func TestReferenceHasEveryKey(t *testing.T) {
 
 // Every field of the types is a key of the file, apart from what is found out.
 func TestKeysHaveEveryField(t *testing.T) {
-	known := map[string]bool{"config.file": true, "address.links": true}
+	known := map[string]bool{"config.file": true, "address.links": true, "bgppeer.link": true,
+		// Flattened, or of another name.
+		"bgp.bGPAttributes": true, "bgppeer.bGPAttributes": true, "bgpattributes.large": true, "bgppeer.nextHop4": true, "bgppeer.nextHop6": true}
 	check := func(v any, keys []key) {
 		typ := reflect.TypeOf(v)
 		for i := range typ.NumField() {
@@ -145,6 +154,13 @@ func TestKeysHaveEveryField(t *testing.T) {
 	check(Peer{}, new(Peer).keys())
 	check(Lease{}, new(Lease).keys())
 	check(LeaseNode{}, new(LeaseNode).keys())
+	check(BGP{}, new(BGP).keys())
+	check(BGPPeer{}, new(BGPPeer).keys())
+	check(BGPAttributes{}, new(BGPAttributes).keys())
+	check(Drain{}, new(Drain).keys())
+	check(BGPBFD{}, new(BGPBFD).keys())
+	check(BGPAuth{}, new(BGPAuth).keys())
+	check(Table{}, new(Table).keys())
 	check(Kubernetes{}, new(Kubernetes).keys())
 	check(Health{}, new(Health).keys())
 	check(Server{}, new(Server).keys())
@@ -183,8 +199,8 @@ func checkDefaults(t *testing.T, election Election, file string) {
 		if path == "" {
 			t.Fatalf("line %d: no path", i+1)
 		}
-		if path == "election" && election != ElectionRaft {
-			continue // without it, the other one would be meant
+		if (path == "election" || path == "announce") && election != ElectionRaft {
+			continue // without it, the other form would be meant
 		}
 		without := slices.Clone(lines)
 		without[i] = ""
@@ -224,12 +240,18 @@ func checkDefaults(t *testing.T, election Election, file string) {
 
 var derivedDefaults = map[string]string{
 	"node": "n1", "raft.listen": "10.0.0.1:7400", "raft.bootstrap": "n1", "health[0].name": "http", "kubernetes.servers": "- https://127.0.0.1:6443",
+	"announce": "- arp", "bgp.peers[0].name": "10.0.0.254", "bgp.peers[0].keepalive": "3s", "bgp.peers[0].families": "- ipv4\n- ipv6",
 }
 
 var noDefault = []string{
 	"apiVersion", "addresses", "addresses[0].address", "lease", "lease.nodes", "lease.nodes[0].name", "kubernetes", "kubernetes.kubeconfig", "raft", "raft.tls", "raft.peers", "raft.peers[0].name",
 	"raft.peers[0].address", "health", "health[1].tcp", "health[0].http", "health[2].command", "health[0].ca",
 	"health[0].cert", "health[0].key", "health[0].serverName", "server", "log",
+	"bgp", "bgp.as", "bgp.routerID", "bgp.communities", "bgp.largeCommunities", "bgp.localPref", "bgp.med", "bgp.drain", "bgp.peers",
+	"bgp.peers[0].address", "bgp.peers[1].interface", "bgp.peers[0].as", "bgp.peers[0].localAS", "bgp.peers[0].localAddress",
+	"bgp.peers[0].passwordFile", "bgp.peers[2].multihop", "bgp.peers[0].nextHop", "bgp.peers[0].communities", "bgp.peers[0].largeCommunities",
+	"bgp.peers[2].localPref", "bgp.peers[0].med", "bgp.peers[0].bfd", "bgp.peers[0].bfd.auth", "bgp.peers[0].bfd.auth.keyFile",
+	"bgp.peers[0].nodes", "bgp.peers[0].nodeLabels", "bgp.peers[0].nodeAnnotations", "table",
 }
 
 // pathAt is the path of a key in a line of the file.

@@ -70,15 +70,26 @@ func (k *Kubernetes) keys() []key {
 	}
 }
 
-// applies reports whether a section means anything with this kind of election.
+// applies reports whether a section means anything with this kind of election, and with this way of announcing.
 func (c *Config) applies(section string) bool {
 	switch section {
 	case "raft":
 		return c.Election == ElectionRaft
-	case "lease", "kubernetes":
+	case "lease":
 		return c.Election == ElectionLease
+	case "kubernetes":
+		return c.NeedsKubernetes()
+	case "bgp":
+		return c.Announces(AnnounceBGP)
+	case "table":
+		return c.Announces(AnnounceTable)
 	}
 	return true
+}
+
+// NeedsKubernetes reports whether this node asks the API for anything.
+func (c *Config) NeedsKubernetes() bool {
+	return c.Election == ElectionLease || c.Announces(AnnounceBGP) && c.BGP.NeedsNode()
 }
 
 // applying is a section that is written only if it applies.
@@ -96,18 +107,31 @@ func (c *Config) applying(name string, keys []key) key {
 
 // fillElection clears what does not apply and sets what has no fixed default.
 func (c *Config) fillElection(r *reader) {
+	if !c.NeedsKubernetes() {
+		c.Kubernetes = Kubernetes{}
+	} else {
+		c.fillKubernetes(r)
+	}
+	if c.Election != ElectionLease {
+		c.Lease = Lease{}
+	}
 	if c.Election == ElectionRaft {
-		c.Lease, c.Kubernetes = Lease{}, Kubernetes{}
 		c.fillRaft(r)
 		return
 	}
 	c.Raft = Raft{Realtime: RealtimeOff} // seconds need no real-time scheduling
-	if c.Lease.Name == "" {
+	if c.Election == ElectionNone && !r.given("bind") {
+		c.Bind = BindReady
+	}
+	if c.Election == ElectionLease && c.Lease.Name == "" {
 		c.Lease.Name = "pintle"
 		if c.Instance != "default" {
 			c.Lease.Name += "-" + c.Instance
 		}
 	}
+}
+
+func (c *Config) fillKubernetes(r *reader) {
 	if !r.given("kubernetes.servers") {
 		c.Kubernetes.Servers = []string{DefaultServer}
 	}
@@ -152,11 +176,18 @@ func (c *Config) checkElection(r *reader) {
 				fmt.Sprintf("leave it out, or set election: %s", s.wants))
 		}
 	}
-	if c.Election == ElectionRaft {
+	switch c.Election {
+	case ElectionRaft:
 		c.checkRaft(r)
-		return
+	case ElectionLease:
+		c.checkLeaseNodes(r)
 	}
-	c.checkLeaseNodes(r)
+	if c.NeedsKubernetes() {
+		c.checkKubernetes(r)
+	}
+}
+
+func (c *Config) checkKubernetes(r *reader) {
 	c.checkServers(r)
 	if err := checkObject(c.Node); c.Node != "" && checkNode(c.Node) == nil && err != nil {
 		r.refuse(&node{path: "node", text: c.Node}, err)

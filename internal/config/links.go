@@ -15,9 +15,10 @@ type Link struct {
 	Up    bool
 }
 
-// Resolve finds the links of every address among those of this host, and sets Address.Links. It refuses an address
-// that a link has already, lo apart: there Pintle itself puts it. A witness, or another node that is no candidate, needs no
-// link, so it has no problems here.
+// Resolve finds the links of every address that is announced by ARP among those of this host, and sets Address.Links, and
+// the links of BGP's unnumbered peers that this node may have, and sets their Link. It refuses an address that a link has
+// already, lo apart: there Pintle itself puts it. A witness, or another node that is no candidate, needs no link, so it has
+// no problems here.
 // When one of the problems is more than a warning, Links is not complete.
 func (c *Config) Resolve(links []Link) []Problem {
 	if !c.Self().Candidate {
@@ -28,6 +29,7 @@ func (c *Config) Resolve(links []Link) []Problem {
 	for i := range c.Addresses {
 		c.Addresses[i].Links = r.resolve(c.Addresses[i], fmt.Sprintf("addresses[%d]", i), links)
 	}
+	c.resolvePeers(r, links)
 	c.checkOwn(r, links)
 	sortProblems(r.problems)
 	return r.problems
@@ -41,6 +43,9 @@ func (r *reader) resolve(a Address, path string, links []Link) []string {
 		}
 	}
 	var found []string
+	if len(a.Link) == 0 {
+		return nil // it is announced on none
+	}
 	if slices.Equal(a.Link, []string{Auto}) {
 		found = r.auto(a.Address, path, links)
 	} else {
@@ -54,6 +59,35 @@ func (r *reader) resolve(a Address, path string, links []Link) []string {
 		}
 	}
 	return found
+}
+
+// resolvePeers finds the one link of each unnumbered peer of this node. Labels are not known here, so a peer that depends on
+// them may go without.
+func (c *Config) resolvePeers(r *reader, links []Link) {
+	for i := range c.BGP.Peers {
+		p := &c.BGP.Peers[i]
+		if p.Interface == "" || !p.named(c.Node) {
+			continue
+		}
+		path := fmt.Sprintf("bgp.peers[%d].interface", i)
+		p.Link = ""
+		names := matching(p.Interface, links)
+		switch {
+		case len(names) == 1:
+			p.Link = names[0]
+		case len(names) > 1:
+			r.add(path, p.Interface, "several links match", "a peer has one: name it, of "+strings.Join(names, ", "))
+		case p.needsNode():
+			r.warn(path, p.Interface, "no such link", "this host has "+describe(links))
+		default:
+			r.add(path, p.Interface, "no such link", "this host has "+describe(links))
+		}
+		for _, l := range links {
+			if l.Name == p.Link && !l.Up {
+				r.warn(path, l.Name, "is down", "ip link set "+l.Name+" up")
+			}
+		}
+	}
 }
 
 // match finds the links that the patterns name. Each pattern must match.

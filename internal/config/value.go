@@ -2,6 +2,8 @@ package config
 
 import (
 	"fmt"
+	"maps"
+	"math"
 	"net/netip"
 	"path/filepath"
 	"slices"
@@ -23,6 +25,7 @@ type value struct {
 	read func(r *reader, n *node)
 	show func() any // nil if the key is to be left out
 	keys []key      // of a section, or of an item of a list
+	many bool       // it is a list
 }
 
 // section reads a mapping. A null one counts as empty.
@@ -62,15 +65,43 @@ func (r *reader) unknown(f field, keys []key) {
 		names = append(names, k.name)
 	}
 	hint := "known here: " + strings.Join(names, ", ")
-	if near := nearest(f.key, names); near != "" {
+	if instead, ok := secrets[f.key]; ok && slices.Contains(names, instead) {
+		hint = "secrets do not belong here: write it into a file that only root reads, and name that with " + instead
+	} else if near := nearest(f.key, names); near != "" {
 		hint = "did you mean " + near + "?"
 	}
 	r.add(f.value.path, "", "unknown key", hint)
 }
 
+// secrets are keys that people try, and what there is in their place.
+var secrets = map[string]string{"password": "passwordFile", "key": "keyFile", "secret": "keyFile"}
+
+// optional is a section that means something by being there. A null one counts as empty.
+func optional[T any](p **T, item T, keys func(*T) []key) value {
+	return value{keys: keys(new(T)),
+		read: func(r *reader, n *node) {
+			out := item
+			switch {
+			case n.kind == nothing:
+			case !r.is(n, mapping):
+				return
+			default:
+				r.section(n, keys(&out))
+			}
+			*p = &out
+		},
+		show: func() any {
+			if *p == nil {
+				return nil
+			}
+			return section(keys(*p)).show()
+		},
+	}
+}
+
 // items reads a list of mappings, each into a copy of the default one.
 func items[T any](p *[]T, item T, keys func(*T) []key) value {
-	return value{keys: keys(new(T)),
+	return value{keys: keys(new(T)), many: true,
 		read: func(r *reader, n *node) {
 			if n.kind == nothing || !r.is(n, list) {
 				return
@@ -163,33 +194,76 @@ func flag(p *bool) value {
 	return scalar(p, boolean, strconv.ParseBool, same[bool])
 }
 
-func count(p *int, least, most int) value {
-	return scalar(p, number, func(s string) (int, error) {
-		i, err := strconv.Atoi(s)
+// count reads a whole number.
+func count[T int | uint8 | uint16 | uint32](p *T, least, most T) value {
+	return scalar(p, number, func(s string) (T, error) {
+		i, err := strconv.ParseInt(s, 10, 64)
 		if err != nil {
 			return 0, refuse("write it in decimal", "not a whole number")
 		}
-		if i < least || i > most {
+		if i < int64(least) || i > int64(most) {
 			return 0, refuse("", "out of range, want %d to %d", least, most)
 		}
-		return i, nil
-	}, same[int])
+		return T(i), nil
+	}, same[T])
 }
 
-// duration reads a time with its unit; 0 needs none.
-func duration(p *time.Duration, least, most time.Duration) value {
-	v := scalar(p, text, func(s string) (time.Duration, error) { return parseDuration(s, least, most) },
-		func(d time.Duration) any { return showDuration(d) })
+// maybe reads a number of 32 bits that need not be there.
+func maybe(p **uint32) value {
+	var n uint32
+	v := count(&n, 0, math.MaxUint32)
+	read := v.read
+	v.read = func(r *reader, in *node) {
+		before := len(r.problems)
+		if read(r, in); in.kind == number && len(r.problems) == before {
+			*p = &n
+		}
+	}
+	v.show = func() any {
+		if *p == nil {
+			return nil
+		}
+		return **p
+	}
+	return v
+}
+
+// address reads an IP address that need not be there.
+func address(p *netip.Addr, parse func(string) (netip.Addr, error)) value {
+	v := scalar(p, text, parse, func(a netip.Addr) any { return a.String() })
+	return omitted(v, func() bool { return !p.IsValid() })
+}
+
+// omitted is a key that is not written in some cases.
+func omitted(v value, when func() bool) value {
+	show := v.show
+	v.show = func() any {
+		if when() {
+			return nil
+		}
+		return show()
+	}
+	return v
+}
+
+// loose takes a number for the text that it is written as.
+func loose(v value) value {
 	read := v.read
 	v.read = func(r *reader, n *node) {
-		if n.kind == number { // it has no unit
-			zero := *n
-			zero.kind = text
-			n = &zero
+		if n.kind == number {
+			as := *n
+			as.kind = text
+			n = &as
 		}
 		read(r, n)
 	}
 	return v
+}
+
+// duration reads a time with its unit; 0 needs none.
+func duration(p *time.Duration, least, most time.Duration) value {
+	return loose(scalar(p, text, func(s string) (time.Duration, error) { return parseDuration(s, least, most) },
+		func(d time.Duration) any { return showDuration(d) }))
 }
 
 func parseDuration(s string, least, most time.Duration) (time.Duration, error) {
@@ -237,6 +311,94 @@ func words(p *[]string, check func(string) error) value {
 	}
 }
 
+// parsed reads a list of texts, each of which means something. A bad one is zero, so that indices stay those of the file.
+func parsed[T any](p *[]T, parse func(string) (T, error), show func(T) string) value {
+	return value{
+		read: func(r *reader, n *node) {
+			if n.kind == nothing || !r.is(n, list) {
+				return
+			}
+			*p = nil
+			for _, in := range n.items {
+				var v T
+				scalar(&v, text, parse, same[T]).read(r, in)
+				*p = append(*p, v)
+			}
+		},
+		show: func() any {
+			var out []string
+			for _, v := range *p {
+				out = append(out, show(v))
+			}
+			if out == nil {
+				return nil
+			}
+			return out
+		},
+	}
+}
+
+// enums reads a list of words that are known, or one alone; each once.
+func enums[T ~string](p *[]T, known ...T) value {
+	several := func(r *reader, n *node) {
+		for i, in := range n.items {
+			var v T
+			if enum(&v, known...).read(r, in); v != "" && slices.Contains(*p, v) {
+				r.add(fmt.Sprintf("%s[%d]", n.path, i), string(v), "given twice", "keep one")
+			}
+			*p = append(*p, v)
+		}
+	}
+	return value{
+		read: func(r *reader, n *node) {
+			if n.kind == text {
+				var v T
+				enum(&v, known...).read(r, n)
+				*p = []T{v}
+				return
+			}
+			if n.kind == nothing || !r.is(n, list) {
+				return
+			}
+			if *p = nil; len(n.items) == 0 {
+				r.add(n.path, "", "is empty", "leave the key out")
+			}
+			several(r, n)
+		},
+		show: func() any { return *p },
+	}
+}
+
+// texts reads a mapping of texts.
+func texts(p *map[string]string) value {
+	return value{
+		read: func(r *reader, n *node) {
+			if n.kind == nothing || !r.is(n, mapping) {
+				return
+			}
+			*p = nil
+			for _, f := range n.fields {
+				if r.is(f.value, text) {
+					if *p == nil {
+						*p = map[string]string{}
+					}
+					(*p)[f.key] = f.value.text
+				}
+			}
+		},
+		show: func() any {
+			out := yaml.MapSlice{}
+			for _, k := range slices.Sorted(maps.Keys(*p)) {
+				out = append(out, yaml.MapItem{Key: k, Value: (*p)[k]})
+			}
+			if len(out) == 0 {
+				return nil
+			}
+			return out
+		},
+	}
+}
+
 // wordOrWords reads one text, or a list of them.
 func wordOrWords(p *[]string, check func(string) error) value {
 	v := words(p, check)
@@ -251,7 +413,10 @@ func wordOrWords(p *[]string, check func(string) error) value {
 		*p = []string{s}
 	}
 	v.show = func() any {
-		if len(*p) == 1 {
+		switch len(*p) {
+		case 0:
+			return nil
+		case 1:
 			return (*p)[0]
 		}
 		return *p
