@@ -52,11 +52,22 @@ func (c *Config) fillPeer(r *reader, i int) {
 	if r.given(fmt.Sprintf("bgp.peers[%d].name", i)) {
 		return
 	}
-	router := p.router()
+	router := nameOf(p.router())
 	p.Name = router
 	for n := 2; slices.ContainsFunc(slices.Delete(slices.Clone(c.BGP.Peers), i, i+1), func(o BGPPeer) bool { return o.Name == p.Name }); n++ {
 		p.Name = fmt.Sprintf("%s-%d", router, n)
 	}
+}
+
+// nameOf makes a name of what stands for a router: a glob has letters that no name has.
+func nameOf(router string) string {
+	name := strings.TrimLeft(strings.Map(func(c rune) rune {
+		if checkName("x"+string(c)) != nil {
+			return '-'
+		}
+		return c
+	}, router), "-._:/@")
+	return cmp.Or(name[:min(len(name), 48)], "peer")
 }
 
 // router is the router as the file has it.

@@ -32,13 +32,15 @@ func roundTrip(t *testing.T, c *Config) {
 
 func TestEffective(t *testing.T) {
 	files := map[string]string{
-		"base":      base,
-		"reference": string(reference),
-		"lease":     byLease(""),
-		"of lease":  string(leaseReference()),
-		"priority":  byLease("instance: blue\nlease: {duration: 2500ms, nodes: [{name: n1, priority: 7, candidate: false}, {name: n2}]}\n"),
-		"witness":   edit("{name: n3", "{name: n3, role: witness"),
-		"instance":  base + "instance: blue\nlinger: 1500us\nserver: {listen: off}\nlog: {level: warn, format: json}\n",
+		"base":       base,
+		"reference":  string(reference),
+		"lease":      byLease(""),
+		"of lease":   string(leaseReference()),
+		"priority":   byLease("instance: blue\nlease: {duration: 2500ms, nodes: [{name: n1, priority: 7, candidate: false}, {name: n2}]}\n"),
+		"witness":    edit("{name: n3", "{name: n3, role: witness"),
+		"instance":   base + "instance: blue\nlinger: 1500us\nserver: {listen: off}\nlog: {level: warn, format: json}\n",
+		"bgp":        byBGP("communities: [0:0, \"65535:65535\", no-peer]\nlocalPref: 0\ndrain: {wait: 0}\nexclusive: false", "bfd: {auth: {keyFile: /k, keyID: 0}}\nnodes: [n1]\nnodeAnnotations: {\"a.b/c\": \"\", \"null\": \"true\"}", ""),
+		"unnumbered": strings.NewReplacer("[bgp]", "[bgp, table]", "address: 10.0.0.254\n      as: 65000", "interface: eth*\n      as: external").Replace(byBGP("listen: \"[::]:1790\"", "families: ipv6\npassive: true", "table: {number: 4294967295}\n")),
 		"command": base + "health:\n  - command: [/bin/sh, -c, \"a: b # c\\n\\ttab 'x' \\\"y\\\"\", \"\", \" \", \"-\", \"null\", \"1\", \"yes\", \"é\", \"{}\", \"*x\", \"|\", \"a\\nb\"]\n" +
 			"    interval: 100ms\n",
 	}
@@ -290,6 +292,8 @@ func FuzzParse(f *testing.F) {
 	f.Add(string(leaseReference()))
 	f.Add(base)
 	f.Add(byLease("kubernetes: {servers: [\"https://[::1]/\", \"https://192.0.2.10\"]}\nraft:\n"))
+	f.Add(byBGP("communities: [no-export]\nunhealthy: last-resort", "bfd: {auth: {keyFile: /k}}\nnodeLabels: {a: b}\nnextHop: [10.0.0.1]\nlocalAS: 1.10", ""))
+	f.Add(strings.Replace(byBGP("", "families: ipv6", "table:\n"), "[bgp]", "[bgp, table]", 1))
 	f.Add("a: &x [*x]\n<<: *x\n? b\n: !!c |\n  d\n--- \n%e\n")
 	f.Fuzz(func(t *testing.T, file string) {
 		c, problems := Parse([]byte(file), "f", Options{Hostname: "n1"})
