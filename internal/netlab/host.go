@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"runtime"
+	"slices"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
@@ -19,18 +20,19 @@ type Host struct {
 	name   string
 	number int
 	mac    net.HardwareAddr
-	port   int // interface index of its port in the switch
+	port   int            // interface index of its port in the switch; 0 for one that Behind made
+	addrs  []netip.Prefix // of eth0: IPv4 and, in a lab with Options.IPv6, IPv6 and link-local
 }
 
-func newHost(l *Lab, name string, number int) (*Host, error) {
+func newHost(l *Lab, name string, number int, addrs ...netip.Prefix) (*Host, error) {
 	s, err := newSpace()
 	if err != nil {
 		return nil, err
 	}
-	return &Host{space: s, lab: l, name: name, number: number, mac: hostMAC(number)}, nil
+	return &Host{space: s, lab: l, name: name, number: number, mac: hostMAC(number), addrs: addrs}, nil
 }
 
-// Name is "n1", "n2", ... or "client".
+// Name is "n1", "n2", ..., "client", or what Behind says.
 func (h *Host) Name() string { return h.name }
 
 // Number is the host part of its addresses, and what its echo is to answer.
@@ -40,36 +42,39 @@ func (h *Host) Number() byte { return byte(h.number) }
 func (h *Host) MAC() net.HardwareAddr { return h.mac }
 
 // Addr is its own IPv4 address.
-func (h *Host) Addr() netip.Addr { return addr4(h.number).Addr() }
+func (h *Host) Addr() netip.Addr { return h.addrs[0].Addr() }
 
 // Addr6 is its own IPv6 address, in a lab with Options.IPv6.
-func (h *Host) Addr6() netip.Addr { return addr6(h.number).Addr() }
+func (h *Host) Addr6() netip.Addr { return h.addrs[1].Addr() }
 
 // configure brings lo and eth0 up and gives eth0 its addresses. IPv6 addresses are set by hand, as detection of
 // duplicates would take the first two seconds of every lab.
-func (h *Host) configure(ipv6 bool) error {
+func (h *Host) configure() error {
 	return h.withNetlink(func(nl *netlink.Handle) error {
 		if err := linkUp(nl, "lo"); err != nil {
 			return err
 		}
-		eth0, err := nl.LinkByName("eth0")
-		if err != nil {
-			return fmt.Errorf("find eth0: %w", err)
-		}
-		addrs := []netip.Prefix{addr4(h.number)}
-		if ipv6 {
-			if err := nl.LinkSetIP6AddrGenMode(eth0, addrGenNone); err != nil {
-				return fmt.Errorf("turn off IPv6 autoconfiguration: %w", err)
-			}
-			addrs = append(addrs, addr6(h.number), linkLocal(h.number))
-		}
-		for _, a := range addrs {
-			if err := addAddr(nl, eth0, a); err != nil {
-				return err
-			}
-		}
-		return linkUp(nl, "eth0")
+		return setUp(nl, "eth0", h.addrs)
 	})
+}
+
+// setUp gives a link its addresses and brings it up.
+func setUp(nl *netlink.Handle, name string, addrs []netip.Prefix) error {
+	link, err := nl.LinkByName(name)
+	if err != nil {
+		return fmt.Errorf("find %s: %w", name, err)
+	}
+	if slices.ContainsFunc(addrs, func(p netip.Prefix) bool { return p.Addr().Is6() }) {
+		if err := nl.LinkSetIP6AddrGenMode(link, addrGenNone); err != nil {
+			return fmt.Errorf("turn off IPv6 autoconfiguration: %w", err)
+		}
+	}
+	for _, a := range addrs {
+		if err := addAddr(nl, link, a); err != nil {
+			return err
+		}
+	}
+	return linkUp(nl, name)
 }
 
 func addAddr(nl *netlink.Handle, link netlink.Link, p netip.Prefix) error {

@@ -22,6 +22,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 )
 
@@ -46,9 +47,13 @@ type Lab struct {
 	nodes  []*Node
 	client *Host
 
+	ipv6 bool
+
 	mu     sync.Mutex // guards all below
+	behind []*Host    // that Behind made
 	procs  []*Process
 	probes []*Probe
+	flows  []*Flows
 	askers byte // probes made so far
 	closed bool
 }
@@ -64,28 +69,28 @@ func New(opts Options) (*Lab, error) {
 	if opts.Nodes < 1 || opts.Nodes > MaxNodes {
 		return nil, fmt.Errorf("make lab: %d nodes: want 1 to %d", opts.Nodes, MaxNodes)
 	}
-	l := &Lab{log: opts.Log}
+	l := &Lab{log: opts.Log, ipv6: opts.IPv6}
 	if l.log == nil {
 		l.log = slog.New(slog.DiscardHandler)
 	}
-	if err := l.build(opts); err != nil {
+	if err := l.build(opts.Nodes); err != nil {
 		return nil, errors.Join(fmt.Errorf("make lab: %w", err), l.Close())
 	}
 	return l, nil
 }
 
-func (l *Lab) build(opts Options) (err error) {
+func (l *Lab) build(nodes int) (err error) {
 	if l.sw, err = newFabric(); err != nil {
 		return err
 	}
-	for i := 1; i <= opts.Nodes; i++ {
-		h, err := l.addHost(fmt.Sprintf("n%d", i), i, opts.IPv6)
+	for i := 1; i <= nodes; i++ {
+		h, err := l.addHost(fmt.Sprintf("n%d", i), i)
 		if err != nil {
 			return err
 		}
 		l.nodes = append(l.nodes, &Node{Host: h, lab: l})
 	}
-	if l.client, err = l.addHost("client", clientNumber, opts.IPv6); err != nil {
+	if l.client, err = l.addHost("client", clientNumber); err != nil {
 		return err
 	}
 	for _, h := range l.hosts() {
@@ -96,15 +101,19 @@ func (l *Lab) build(opts Options) (err error) {
 	return nil
 }
 
-func (l *Lab) addHost(name string, number int, ipv6 bool) (*Host, error) {
-	h, err := newHost(l, name, number)
+func (l *Lab) addHost(name string, number int) (*Host, error) {
+	addrs := []netip.Prefix{addr4(number)}
+	if l.ipv6 {
+		addrs = append(addrs, addr6(number), linkLocal(number))
+	}
+	h, err := newHost(l, name, number, addrs...)
 	if err != nil {
 		return nil, fmt.Errorf("add %s: %w", name, err)
 	}
 	if err := l.sw.connect(h); err != nil {
 		return nil, errors.Join(fmt.Errorf("connect %s: %w", name, err), h.close())
 	}
-	if err := h.configure(ipv6); err != nil {
+	if err := h.configure(); err != nil {
 		return nil, errors.Join(fmt.Errorf("configure %s: %w", name, err), h.close())
 	}
 	return h, nil
@@ -122,9 +131,9 @@ func (l *Lab) Client() *Host { return l.client }
 // Close ends probes and processes (see Process.End) and lets the namespaces go. The kernel dismantles them in the
 // background within moments. It may be called again.
 func (l *Lab) Close() error {
-	procs, probes := l.shut()
-	for _, p := range probes {
-		p.Close()
+	procs, askers := l.shut()
+	for _, a := range askers {
+		a.Close()
 	}
 	var wg sync.WaitGroup
 	for _, p := range procs {
@@ -132,7 +141,7 @@ func (l *Lab) Close() error {
 	}
 	wg.Wait()
 	var errs []error
-	for _, h := range l.hosts() {
+	for _, h := range slices.Concat(l.hosts(), l.behind) {
 		errs = append(errs, h.close())
 	}
 	if l.sw != nil {
@@ -142,15 +151,22 @@ func (l *Lab) Close() error {
 }
 
 // shut refuses further processes and probes and returns those that there are.
-func (l *Lab) shut() ([]*Process, []*Probe) {
+func (l *Lab) shut() (procs []*Process, askers []interface{ Close() }) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.closed = true
-	procs, probes := l.procs, l.probes
-	l.procs, l.probes = nil, nil
-	return procs, probes
+	for _, p := range l.probes {
+		askers = append(askers, p)
+	}
+	for _, f := range l.flows {
+		askers = append(askers, f)
+	}
+	procs = l.procs
+	l.procs, l.probes, l.flows = nil, nil, nil
+	return procs, askers
 }
 
+// hosts are all that are connected to the switch.
 func (l *Lab) hosts() []*Host {
 	var all []*Host
 	for _, n := range l.nodes {
