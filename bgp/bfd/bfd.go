@@ -2,11 +2,12 @@
 // of us: Bidirectional Forwarding Detection (RFC 5880) in asynchronous mode, over one hop (RFC 5881) and over several
 // (RFC 5883), with keyed SHA1 authentication (RFC 5880 6.7.4).
 //
-// The state machine, session.go, is pure: Step takes a state and an event and returns the next state and what to do. conn.go
-// is the UDP side, and a [Speaker] runs the sessions.
+// The state machine, session.go, is pure: step takes a state and an event and returns the next state and what to do. engine.go
+// leads the sessions by a clock that it is given, conn.go is the UDP side, and a [Speaker] joins them.
 package bfd
 
 import (
+	"log/slog"
 	"net/netip"
 	"time"
 )
@@ -17,6 +18,12 @@ const (
 	MultihopPort  = 4784
 )
 
+// Config is what a Speaker needs besides its peers.
+type Config struct {
+	Log      *slog.Logger                // nil: silent
+	OnChange func(peer string, c Change) // a session changed its state; called in order, from one goroutine; must not block; may be nil
+}
+
 // A Peer is a neighbour to have a session with. Two peers are the same session if Name, Local, Remote, Link and MultihopTTL
 // are the same: the rest changes while the session lives (RFC 5880 6.8.3).
 type Peer struct {
@@ -24,10 +31,10 @@ type Peer struct {
 	Local       netip.Addr
 	Remote      netip.Addr
 	Link        string        // the link of a single-hop session; "" with MultihopTTL
-	MultihopTTL uint8         // 0: single hop, TTL 255 both ways (RFC 5881 5); else how many hops there may be
+	MultihopTTL uint8         // 0: single hop, TTL 255 both ways (RFC 5881 5); else how many hops there may be, if the neighbour sends with TTL 255 (BIRD does not: 255 takes any)
 	Interval    time.Duration // we send at most this often and want packets at least this often; 50 ms to 10 s; while not Up, 1 s (RFC 5880 6.8.3)
 	Multiplier  uint8         // how many lost packets mean down; 2 to 50
-	Auth        *Auth         // nil: none
+	Auth        *Auth         // nil: none; both sides have to change it within the detection time
 }
 
 // Auth is keyed SHA1 authentication.
@@ -51,6 +58,16 @@ const (
 // String returns the name as the RFC writes it.
 func (s State) String() string { return [...]string{"AdminDown", "Down", "Init", "Up"}[s&3] }
 
+// A Change is a session's step from one state to another.
+type Change struct {
+	Old, New   State
+	Diag       Diag // ours: why
+	RemoteDiag Diag
+	// RemoteAdminDown says that the neighbour ended the session on purpose. That is no failure of the path, and nothing that
+	// uses it should end with it (RFC 5882 3.2, 4.2).
+	RemoteAdminDown bool
+}
+
 // Status is what is true of one session.
 type Status struct {
 	Name        string
@@ -60,12 +77,13 @@ type Status struct {
 	Diag        Diag // why our state changed last
 	RemoteDiag  Diag
 	Flaps       uint64        // times it went from Up to another state, but by AdminDown of either side
-	Sends       time.Duration // how often we send now, before jitter
-	Expects     time.Duration // how often the neighbour sends now
-	Detection   time.Duration // when we give the neighbour up
+	Sends       time.Duration // how often we send now, before jitter; 0: the neighbour wants no packets
+	Expects     time.Duration // how often the neighbour sends now; 0 before its first packet
+	Detection   time.Duration // when we give the neighbour up; 0 before its first packet
 	Detected    time.Duration // when the neighbour gives us up: what it multiplies is ours
 	Sent        uint64
 	Received    uint64
 	Dropped     uint64 // packets that broke a rule, came too fast, or from too far away
 	LastDropped string // why the latest of these
+	Error       string // why packets cannot be sent or received, with what a person can do; tried again each second; "" if they can
 }
