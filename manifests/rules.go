@@ -3,7 +3,7 @@ package manifests
 import "slices"
 
 // A Rule is a right that Pintle needs at the API server: these verbs, on one object if it has a name and on all of
-// the resource in the namespace if not. A SelfSubjectAccessReview for each verb asks for exactly it.
+// the resource in the namespace if not, or in the cluster if there is no namespace. A SelfSubjectAccessReview for each verb asks for exactly it.
 type Rule struct {
 	Namespace string
 	Group     string // "" is the core group
@@ -26,10 +26,24 @@ func LeaseRules(namespace, name string) []Rule {
 	}
 }
 
-// A role is what stands in one namespace.
+// NodeRule is the right to read one node, "" for each. Peers of BGP that are chosen by labels or annotations of the node need
+// it.
+func NodeRule(name string) Rule {
+	return Rule{Resource: "nodes", Name: name, Verbs: []string{"get"}, Why: "to find this node's routers by its labels"}
+}
+
+// A role is what stands in one namespace, or in none: a ClusterRole.
 type role struct {
 	Namespace string
 	Rules     []Rule
+}
+
+// Kind is the prefix of the kinds of Kubernetes: of Role and RoleBinding.
+func (r role) Kind() string {
+	if r.Namespace == "" {
+		return "Cluster"
+	}
+	return ""
 }
 
 // roles groups rules by namespace, that of the first one first.

@@ -37,9 +37,10 @@ type Report struct {
 }
 
 // Check asks the configured API servers whether they can be reached, whether
-// this node may do there what it will have to, and what time it is. It changes
-// nothing. A request that is not answered ends after 5 s.
-func Check(ctx context.Context, creds *rest.Config, k config.Kubernetes, l config.Lease) Report {
+// this node may do there what it will have to, and what time it is. That is what
+// the election by a Lease needs, unless the Lease has no name, and more rules. It
+// changes nothing. A request that is not answered ends after 5 s.
+func Check(ctx context.Context, creds *rest.Config, k config.Kubernetes, l config.Lease, more ...manifests.Rule) Report {
 	a, err := newAPI(creds)
 	if err != nil {
 		return Report{Findings: []Finding{{Path: "kubernetes", Text: err.Error()}}}
@@ -47,8 +48,12 @@ func Check(ctx context.Context, creds *rest.Config, k config.Kubernetes, l confi
 	defer a.close()
 	c := &check{api: a, lease: l}
 	c.servers(ctx, k.Servers)
-	if c.server != "" {
-		c.rules(ctx)
+	switch {
+	case c.server == "":
+	case l.Name == "":
+		c.rules(ctx, more)
+	default:
+		c.rules(ctx, append(manifests.LeaseRules(l.Namespace, l.Name), more...))
 		c.holder(ctx)
 	}
 	return c.Report
@@ -134,8 +139,8 @@ func (c *check) clock(server string, served, at time.Time) {
 }
 
 // rules asks for each right one by one.
-func (c *check) rules(ctx context.Context) {
-	for _, r := range manifests.LeaseRules(c.lease.Namespace, c.lease.Name) {
+func (c *check) rules(ctx context.Context, rules []manifests.Rule) {
+	for _, r := range rules {
 		var missing []string
 		for _, verb := range r.Verbs {
 			ok, err := c.may(ctx, r, verb)
@@ -148,7 +153,8 @@ func (c *check) rules(ctx context.Context) {
 			}
 		}
 		if len(missing) > 0 {
-			c.add(r.Resource != "leases", "", "%s", refusal(r, missing)) // it elects without the rest
+			needed := r.Resource == "leases" || r.Resource == "nodes"
+			c.add(!needed, "", "%s", refusal(r, missing)) // it works without the rest
 		}
 	}
 }
@@ -172,6 +178,9 @@ func refusal(r manifests.Rule, verbs []string) string {
 	}
 	if r.Name != "" {
 		what += " " + r.Name
+	}
+	if r.Namespace == "" {
+		return fmt.Sprintf("may not %s %s, %s: `pintle manifest rbac` prints the ClusterRole", strings.Join(verbs, ", "), what, r.Why)
 	}
 	return fmt.Sprintf("may not %s %s in %s, %s: `pintle manifest rbac` prints the Role", strings.Join(verbs, ", "), what, r.Namespace, r.Why)
 }

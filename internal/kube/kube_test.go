@@ -167,6 +167,46 @@ func TestCheckAsksForExactlyWhatIsNeeded(t *testing.T) {
 	}
 }
 
+// Without a Lease only what else is needed is asked for.
+func TestCheckNodeRule(t *testing.T) {
+	s := kubetest.New(t)
+	var asked []string
+	s.Break(kubetest.Fault{May: func(a *authorizationv1.ResourceAttributes) bool {
+		asked = append(asked, fmt.Sprint(a.Verb, " ", a.Resource, " ", a.Namespace, " ", a.Name))
+		return false
+	}})
+	cfg := conf(s.Listen())
+	got := Check(t.Context(), creds(t, s, cfg), cfg, config.Lease{}, manifests.NodeRule("n1")).Findings
+	want := ": may not get nodes n1, to find this node's routers by its labels: `pintle manifest rbac` prints the ClusterRole"
+	if len(got) != 1 || got[0].Warning || text(got)[0] != want || !slices.Equal(asked, []string{"get nodes  n1"}) {
+		t.Errorf("%q after asking %q", text(got), asked)
+	}
+}
+
+func TestReadNode(t *testing.T) {
+	sick, s := kubetest.New(t), kubetest.New(t)
+	sick.Break(kubetest.Fault{Status: 503})
+	s.SetNode("n1", map[string]string{"rack": "r1"}, map[string]string{"a.b/c": "d"})
+	cfg := conf(nobody, s.Listen())
+	c := creds(t, s, cfg)
+	labels, annotations, err := ReadNode(t.Context(), c, cfg, "n1")
+	if err != nil || labels["rack"] != "r1" || annotations["a.b/c"] != "d" || len(labels) != 1 || len(annotations) != 1 {
+		t.Errorf("%v, %v, %v", labels, annotations, err)
+	}
+	if _, _, err = ReadNode(t.Context(), c, cfg, "n2"); err == nil || !strings.Contains(err.Error(), "status 404: it is 404 here: is this its name in Kubernetes?") {
+		t.Errorf("no such node: %v", err)
+	}
+	s.Break(kubetest.Fault{Status: 403})
+	if _, _, err = ReadNode(t.Context(), c, cfg, "n1"); err == nil || !strings.Contains(err.Error(), "`pintle manifest rbac` prints the right") {
+		t.Errorf("no right: %v", err)
+	}
+	cfg = conf(nobody, sick.Listen())
+	_, _, err = ReadNode(t.Context(), creds(t, sick, cfg), cfg, "n1")
+	if err == nil || !strings.Contains(err.Error(), "connection refused") || !strings.Contains(err.Error(), "status 503") {
+		t.Errorf("nobody answers: %v", err)
+	}
+}
+
 func TestCheckFindings(t *testing.T) {
 	may := func(f func(a *authorizationv1.ResourceAttributes) bool) kubetest.Fault { return kubetest.Fault{May: f} }
 	for name, tt := range map[string]struct {

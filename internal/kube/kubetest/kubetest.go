@@ -1,6 +1,6 @@
 // Package kubetest answers what Pintle asks of a Kubernetes API server, over
 // HTTPS, for tests that need no real one: a Lease store with watches, reviews of
-// rights, and events.
+// rights, events, and nodes.
 package kubetest
 
 import (
@@ -55,6 +55,7 @@ type API struct {
 	over    bool
 	asked   []Request
 	events  []corev1.Event
+	nodes   map[string]metav1.ObjectMeta
 }
 
 // A Request is one that was made.
@@ -158,6 +159,27 @@ func (a *API) SetHolder(name string) {
 	a.store(&coordinationv1.Lease{Spec: coordinationv1.LeaseSpec{HolderIdentity: &name}})
 }
 
+// SetNode makes a node with these labels and annotations.
+func (a *API) SetNode(name string, labels, annotations map[string]string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.nodes == nil {
+		a.nodes = map[string]metav1.ObjectMeta{}
+	}
+	a.nodes[name] = metav1.ObjectMeta{Name: name, Labels: labels, Annotations: annotations}
+}
+
+func (a *API) node(w http.ResponseWriter, name string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	meta, ok := a.nodes[name]
+	if !ok {
+		refuse(w, http.StatusNotFound)
+		return
+	}
+	_ = json.NewEncoder(w).Encode(&corev1.Node{ObjectMeta: meta})
+}
+
 // Holder is whom the Lease names.
 func (a *API) Holder() string {
 	a.mu.Lock()
@@ -188,6 +210,8 @@ func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		a.watch(w, r)
 	case strings.Contains(path, "/leases/"):
 		a.object(w, r)
+	case strings.HasPrefix(path, "/api/v1/nodes/"):
+		a.node(w, strings.TrimPrefix(path, "/api/v1/nodes/"))
 	case path == "/version":
 		fmt.Fprint(w, `{"major":"1","minor":"36"}`)
 	default:
