@@ -11,6 +11,7 @@
 package bgp
 
 import (
+	"fmt"
 	"log/slog"
 	"net/netip"
 	"time"
@@ -70,6 +71,31 @@ const (
 	IPv6
 )
 
+// String is the family as the configuration calls it.
+func (f Family) String() string {
+	switch f {
+	case IPv4:
+		return "ipv4"
+	case IPv6:
+		return "ipv6"
+	}
+	return "no family"
+}
+
+// MarshalText implements encoding.TextMarshaler.
+func (f Family) MarshalText() ([]byte, error) { return []byte(f.String()), nil }
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (f *Family) UnmarshalText(text []byte) error {
+	for _, known := range []Family{IPv4, IPv6} {
+		if string(text) == known.String() {
+			*f = known
+			return nil
+		}
+	}
+	return fmt.Errorf("parse family %q: want ipv4 or ipv6", text)
+}
+
 // Attributes are what a route carries for routers to decide by. Empty ones change nothing.
 type Attributes struct {
 	Communities []uint32    // RFC 1997: AS<<16 | value
@@ -107,38 +133,38 @@ const (
 
 // Status is what is true.
 type Status struct {
-	AS       uint32
-	RouterID netip.Addr
-	Peers    []PeerStatus // sorted by name
+	AS       uint32       `json:"as"`
+	RouterID netip.Addr   `json:"routerID"`
+	Peers    []PeerStatus `json:"peers"` // sorted by name
 }
 
 // PeerStatus is what is true of one router.
 type PeerStatus struct {
-	Name       string
-	Address    netip.AddrPort // the zero value while an unnumbered neighbour is not known
-	Interface  string
-	Local      netip.Addr // our side of the session, as far as it is known
-	AS         uint32     // what the router says, or else what it should say
-	LocalAS    uint32
-	RouterID   netip.Addr // the router's; zero before it said so
-	State      State
-	Since      time.Time      // of State
-	Why        string         // in words why the session is not up, with the router's own words, or what is not right although it is; "" if all is well
-	LastError  string         // why the last session ended or the last attempt failed; "" if there was none
-	LastAt     time.Time      // of LastError
-	Flaps      uint64         // times an established session ended, but for our own stops
-	Hold       time.Duration  // as agreed; 0 before
-	Families   []Family       // as agreed
-	Advertised []netip.Prefix // written to the router's connection and not withdrawn since; sorted
-	Withheld   []Withheld     // wanted, and not advertised to this router although the session is up
-	Dropped    uint64         // routes that the router sent and nobody wanted
-	Malformed  uint64         // messages that broke the protocol; each ended a session
-	Detection  time.Duration  // how long the router may go on sending packets to a node that froze: hold time, or less by BFD
-	BFD        *bfd.Status    // nil without BFD
+	Name       string         `json:"name"`
+	Address    netip.AddrPort `json:"address"` // the zero value while an unnumbered neighbour is not known
+	Interface  string         `json:"interface,omitempty"`
+	Local      netip.Addr     `json:"local"` // our side of the session, as far as it is known
+	AS         uint32         `json:"as"`    // what the router says, or else what it should say
+	LocalAS    uint32         `json:"localAS"`
+	RouterID   netip.Addr     `json:"routerID"` // the router's; zero before it said so
+	State      State          `json:"state"`
+	Since      time.Time      `json:"since"`               // of State
+	Why        string         `json:"why,omitempty"`       // in words why the session is not up, with the router's own words, or what is not right although it is; "" if all is well
+	LastError  string         `json:"lastError,omitempty"` // why the last session ended or the last attempt failed; "" if there was none
+	LastAt     time.Time      `json:"lastAt,omitzero"`     // of LastError
+	Flaps      uint64         `json:"flaps"`               // times an established session ended, but for our own stops
+	Hold       time.Duration  `json:"hold"`                // as agreed; 0 before
+	Families   []Family       `json:"families"`            // as agreed
+	Advertised []netip.Prefix `json:"advertised"`          // written to the router's connection and not withdrawn since; sorted
+	Withheld   []Withheld     `json:"withheld,omitempty"`  // wanted, and not advertised to this router although the session is up
+	Dropped    uint64         `json:"dropped"`             // routes that the router sent and nobody wanted
+	Malformed  uint64         `json:"malformed"`           // messages that broke the protocol; each ended a session
+	Detection  time.Duration  `json:"detection"`           // how long the router may go on sending packets to a node that froze: hold time, or less by BFD
+	BFD        *bfd.Status    `json:"bfd,omitempty"`       // nil without BFD
 }
 
 // Withheld says why a router does not get a route.
 type Withheld struct {
-	Prefix netip.Prefix
-	Why    string
+	Prefix netip.Prefix `json:"prefix"`
+	Why    string       `json:"why"`
 }

@@ -7,6 +7,7 @@
 package bfd
 
 import (
+	"fmt"
 	"log/slog"
 	"net/netip"
 	"time"
@@ -58,6 +59,20 @@ const (
 // String returns the name as the RFC writes it.
 func (s State) String() string { return [...]string{"AdminDown", "Down", "Init", "Up"}[s&3] }
 
+// MarshalText implements encoding.TextMarshaler.
+func (s State) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (s *State) UnmarshalText(text []byte) error {
+	for known := AdminDown; known <= Up; known++ {
+		if string(text) == known.String() {
+			*s = known
+			return nil
+		}
+	}
+	return fmt.Errorf("parse state %q: want AdminDown, Down, Init or Up", text)
+}
+
 // A Change is a session's step from one state to another.
 type Change struct {
 	Old, New   State
@@ -70,20 +85,20 @@ type Change struct {
 
 // Status is what is true of one session.
 type Status struct {
-	Name        string
-	State       State
-	Since       time.Time
-	RemoteState State
-	Diag        Diag // why our state changed last
-	RemoteDiag  Diag
-	Flaps       uint64        // times it went from Up to another state, but by AdminDown of either side
-	Sends       time.Duration // how often we send now, before jitter; 0: the neighbour wants no packets
-	Expects     time.Duration // how often the neighbour sends now; 0 before its first packet
-	Detection   time.Duration // when we give the neighbour up; 0 before its first packet
-	Detected    time.Duration // when the neighbour gives us up: what it multiplies is ours
-	Sent        uint64
-	Received    uint64
-	Dropped     uint64 // packets that broke a rule, came too fast, or from too far away
-	LastDropped string // why the latest of these
-	Error       string // why packets cannot be sent or received, with what a person can do; tried again each second; "" if they can
+	Name        string        `json:"name"`
+	State       State         `json:"state"`
+	Since       time.Time     `json:"since"`
+	RemoteState State         `json:"remoteState"`
+	Diag        Diag          `json:"diag"` // why our state changed last
+	RemoteDiag  Diag          `json:"remoteDiag"`
+	Flaps       uint64        `json:"flaps"`     // times it went from Up to another state, but by AdminDown of either side
+	Sends       time.Duration `json:"sends"`     // how often we send now, before jitter; 0: the neighbour wants no packets
+	Expects     time.Duration `json:"expects"`   // how often the neighbour sends now; 0 before its first packet
+	Detection   time.Duration `json:"detection"` // when we give the neighbour up; 0 before its first packet
+	Detected    time.Duration `json:"detected"`  // when the neighbour gives us up: what it multiplies is ours
+	Sent        uint64        `json:"sent"`
+	Received    uint64        `json:"received"`
+	Dropped     uint64        `json:"dropped"`               // packets that broke a rule, came too fast, or from too far away
+	LastDropped string        `json:"lastDropped,omitempty"` // why the latest of these
+	Error       string        `json:"error,omitempty"`       // why packets cannot be sent or received, with what a person can do; tried again each second; "" if they can
 }
