@@ -1,0 +1,305 @@
+package bfd
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"os"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/pintle-lb/pintle/internal/netlab"
+)
+
+// newLab makes a lab, or skips the test where that is not possible.
+func newLab(t *testing.T, nodes int) *netlab.Lab {
+	t.Helper()
+	lab, err := netlab.New(netlab.Options{Nodes: nodes, IPv6: true})
+	if err != nil {
+		if os.Getenv("LAB") == "require" {
+			t.Fatal(err)
+		}
+		t.Skipf("no lab: %v", err)
+	}
+	t.Cleanup(func() {
+		if err := lab.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return lab
+}
+
+// await waits until ok holds.
+func await(t testing.TB, within time.Duration, what string, ok func() bool) time.Duration {
+	t.Helper()
+	began := time.Now()
+	for !ok() {
+		if time.Since(began) > within {
+			t.Fatalf("not within %v: %s", within, what)
+		}
+		time.Sleep(time.Millisecond)
+	}
+	return time.Since(began)
+}
+
+// A station is a Speaker that runs on a host, and what it told.
+type station struct {
+	*Speaker
+	t    testing.TB
+	stop context.CancelFunc
+	done chan struct{}
+
+	mu      sync.Mutex
+	changes []told
+}
+
+type told struct {
+	Change
+	peer string
+	at   time.Time
+}
+
+// inhabit runs a Speaker on host until the test ends or stop is called.
+func inhabit(t testing.TB, host *netlab.Host, peers ...Peer) *station {
+	t.Helper()
+	st := &station{t: t, done: make(chan struct{})}
+	st.Speaker = New(Config{OnChange: st.note})
+	var ctx context.Context
+	ctx, st.stop = context.WithCancel(t.Context())
+	st.want(peers...)
+	go func() {
+		defer close(st.done)
+		if err := host.Do(func() error { return st.Run(ctx) }); err != nil {
+			t.Errorf("run: %v", err)
+		}
+	}()
+	t.Cleanup(st.end)
+	return st
+}
+
+func (s *station) note(peer string, c Change) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.changes = append(s.changes, told{Change: c, peer: peer, at: time.Now()})
+}
+
+func (s *station) told() []told {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.changes)
+}
+
+// end stops the Speaker, which is to say farewell in a moment.
+func (s *station) end() {
+	s.stop()
+	select {
+	case <-s.done:
+	case <-time.After(10 * time.Second):
+		s.t.Error("the speaker did not end")
+	}
+}
+
+func (s *station) want(peers ...Peer) {
+	s.t.Helper()
+	if err := s.Set(context.Background(), peers); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+func (s *station) status(name string) Status {
+	for _, st := range s.Status() {
+		if st.Name == name {
+			return st
+		}
+	}
+	return Status{}
+}
+
+func (s *station) is(name string, want State) func() bool {
+	return func() bool { return s.status(name).State == want }
+}
+
+func (s *station) awaitUp(name string) {
+	s.t.Helper()
+	defer func() {
+		if s.t.Failed() {
+			s.t.Logf("%+v", s.status(name))
+		}
+	}()
+	await(s.t, 10*time.Second, name+" is Up", s.is(name, Up))
+}
+
+// to is a single-hop peer at 3 x 100 ms.
+func to(name string, local, remote netip.Addr) Peer {
+	return Peer{Name: name, Local: local, Remote: remote, Link: "eth0", Interval: 100 * time.Millisecond, Multiplier: 3}
+}
+
+func far(p Peer) Peer {
+	p.Name, p.Link, p.MultihopTTL = p.Name+"-far", "", 2
+	return p
+}
+
+func with(p Peer, a *Auth) Peer {
+	p.Auth = a
+	return p
+}
+
+// Two speakers: every kind of session comes up, settles, notices a silent cut, and comes back.
+func TestTwoSpeakers(t *testing.T) {
+	lab := newLab(t, 2)
+	a, b := lab.Node(1), lab.Node(2)
+	both := func(l, r *netlab.Node) []Peer {
+		key := &Auth{KeyID: 7, Key: "a key", Meticulous: true}
+		return []Peer{
+			to("v4", l.Addr(), r.Addr()), with(to("v6", l.Addr6(), r.Addr6()), key),
+			far(with(to("v4", l.Addr(), r.Addr()), &Auth{KeyID: 1, Key: "another"})), far(to("v6", l.Addr6(), r.Addr6())),
+		}
+	}
+	sa, sb := inhabit(t, a.Host, both(a, b)...), inhabit(t, b.Host, both(b, a)...)
+	names := []string{"v4", "v6", "v4-far", "v6-far"}
+	for _, name := range names {
+		sa.awaitUp(name)
+		sb.awaitUp(name)
+	}
+	for _, name := range names {
+		await(t, 5*time.Second, name+" runs at 100 ms both ways", func() bool {
+			st := sa.status(name)
+			return st.Sends == 100*time.Millisecond && st.Expects == 100*time.Millisecond && st.Detection == 300*time.Millisecond
+		})
+	}
+	began := time.Now()
+	if err := b.Cut(); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range names {
+		await(t, 3*time.Second, name+" is Down", func() bool { return sa.status(name).Flaps == 1 })
+		if st := sa.status(name); st.Diag != DiagTimeExpired {
+			t.Errorf("%s: %v", name, st.Diag)
+		}
+	}
+	t.Logf("all four seen %v after the cut", time.Since(began).Round(time.Millisecond))
+	if err := b.Heal(); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range names {
+		sa.awaitUp(name)
+	}
+}
+
+// The end of Run is no failure for the neighbour, and it is told so at once.
+func TestRunEndsWithFarewell(t *testing.T) {
+	lab := newLab(t, 2)
+	a, b := lab.Node(1), lab.Node(2)
+	sa := inhabit(t, a.Host, to("b", a.Addr(), b.Addr()))
+	sb := inhabit(t, b.Host, to("a", b.Addr(), a.Addr()))
+	sa.awaitUp("b")
+	sb.awaitUp("a")
+	sa.end()
+	await(t, time.Second, "b knows", sb.is("a", Down))
+	st := sb.status("a")
+	if st.Flaps != 0 || st.RemoteState != AdminDown || st.Diag != DiagNeighborDown || st.RemoteDiag != DiagAdminDown {
+		t.Errorf("%+v", st)
+	}
+	await(t, time.Second, "b's client is told", func() bool { return len(sb.told()) > 0 && sb.told()[len(sb.told())-1].New == Down })
+	if last := sb.told()[len(sb.told())-1]; !last.RemoteAdminDown || last.Old != Up || last.RemoteDiag != DiagAdminDown {
+		t.Errorf("%+v", last)
+	}
+	if last := sa.told()[len(sa.told())-1]; last.New != AdminDown || last.Diag != DiagAdminDown {
+		t.Errorf("%+v", last)
+	}
+	if len(sa.Status()) != 0 {
+		t.Error("a session is left")
+	}
+	if err := sa.Run(t.Context()); err == nil {
+		t.Error("it runs twice")
+	}
+}
+
+// Timers change while the session lives: both ways, and on both sides at the same time.
+func TestLiveChange(t *testing.T) {
+	lab := newLab(t, 2)
+	a, b := lab.Node(1), lab.Node(2)
+	pa, pb := to("b", a.Addr(), b.Addr()), to("a", b.Addr(), a.Addr())
+	sa, sb := inhabit(t, a.Host, pa), inhabit(t, b.Host, pb)
+	sa.awaitUp("b")
+	for _, c := range []struct{ a, b time.Duration }{{50, 100}, {300, 100}, {300, 300}, {60, 60}, {1500, 200}, {100, 100}} {
+		pa.Interval, pb.Interval = c.a*time.Millisecond, c.b*time.Millisecond
+		pa.Multiplier++
+		sa.want(pa)
+		sb.want(pb)
+		agreed := max(pa.Interval, pb.Interval)
+		await(t, 10*time.Second, fmt.Sprintf("%v and %v count", pa.Interval, pb.Interval), func() bool {
+			x, y := sa.status("b"), sb.status("a")
+			return x.Sends == agreed && y.Sends == agreed && x.Expects == agreed && y.Expects == agreed &&
+				x.Detected == time.Duration(pa.Multiplier)*agreed && y.Detection == x.Detected
+		})
+	}
+	for _, st := range []Status{sa.status("b"), sb.status("a")} {
+		if st.State != Up || st.Flaps != 0 || st.Dropped != 0 {
+			t.Errorf("%+v", st)
+		}
+	}
+}
+
+// A peer that is removed and wanted again before its farewell is over goes on with the same session; one that leaves its
+// path to another makes room at once.
+func TestSetAgain(t *testing.T) {
+	lab := newLab(t, 2)
+	a, b := lab.Node(1), lab.Node(2)
+	p := to("b", a.Addr(), b.Addr())
+	sa := inhabit(t, a.Host, p)
+	sb := inhabit(t, b.Host, to("a", b.Addr(), a.Addr()))
+	sa.awaitUp("b")
+	sa.want()
+	sa.want(p)
+	sa.awaitUp("b")
+	p.Name = "c"
+	sa.want(p)
+	if all := sa.Status(); len(all) != 1 || all[0].Name != "c" {
+		t.Errorf("%+v", all)
+	}
+	sa.awaitUp("c")
+	sb.awaitUp("a")
+	if st := sb.status("a"); st.Flaps != 0 {
+		t.Errorf("%+v", st)
+	}
+	bad := p
+	bad.Interval = time.Millisecond
+	if err := sa.Set(t.Context(), []Peer{bad}); err == nil {
+		t.Error("1 ms is accepted")
+	}
+	if st := sa.status("c"); st.State != Up {
+		t.Errorf("%+v", st)
+	}
+}
+
+// What hinders a session is said, and ends by itself.
+func TestSocketTroubles(t *testing.T) {
+	lab := newLab(t, 2)
+	a, b := lab.Node(1), lab.Node(2)
+	p := to("b", a.Addr(), b.Addr())
+	q := to("late", a.Addr(), netip.MustParseAddr("10.77.0.50"))
+	q.Link = "eth1"
+	r := to("else", netip.MustParseAddr("10.77.0.51"), b.Addr())
+
+	first := inhabit(t, a.Host, p)
+	await(t, 5*time.Second, "the port is taken", func() bool { return first.status("b").Sent > 0 })
+	second := inhabit(t, a.Host, p, q, r)
+	for name, want := range map[string]string{
+		"b":    "listen on UDP 10.77.0.1:3784 of link eth0: address already in use: another BFD daemon (bfdd, BIRD) has the port",
+		"late": "listen on UDP 10.77.0.1:3784: use link eth1: no such device",
+		"else": "listen on UDP 10.77.0.51:3784 of link eth0: cannot assign requested address: this node does not have the address (yet)",
+	} {
+		await(t, 5*time.Second, name+" says why", func() bool { return second.status(name).Error == want })
+	}
+	await(t, 5*time.Second, "the refusal is noticed", func() bool { return first.status("b").Error == refusal })
+	first.end()
+	sb := inhabit(t, b.Host, to("a", b.Addr(), a.Addr()))
+	second.awaitUp("b")
+	sb.awaitUp("a")
+	if st := second.status("b"); st.Error != "" {
+		t.Errorf("%+v", st)
+	}
+}
