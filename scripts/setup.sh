@@ -4,15 +4,18 @@
 # stay missing without LAB=require: tests are skipped then.
 set -euo pipefail
 
-# PROGRAM:PACKAGES, the packages separated by commas. Only tests with kubelets need programs: a container runtime and its network.
+# PROGRAM:PACKAGES, the packages separated by commas. Tests with kubelets need a container runtime and its network, those of BGP routers.
+kubelets=(nsenter:util-linux nft:nftables containerd:containerd runc:runc host-local:containernetworking-plugins)
+routers=(bgpd:frr bird:bird2)
 case "${1:-}" in
-  test | install) needs=(nsenter:util-linux nft:nftables containerd:containerd runc:runc host-local:containernetworking-plugins) ;;
+  test) needs=("${kubelets[@]}" "${routers[@]}") ;;
+  install) needs=("${kubelets[@]}") ;;
   race) needs=(gcc:gcc,libc6-dev) ;;
-  bench) needs=(keepalived:keepalived) ;;
+  bench) needs=(keepalived:keepalived "${routers[@]}") ;;
   *) sed -n 2,4p "$0" >&2; exit 2 ;;
 esac
 
-PATH="$PATH:/usr/sbin:/sbin:/usr/lib/cni" # where a user's PATH may not lead
+PATH="$PATH:/usr/sbin:/sbin:/usr/lib/cni:/usr/lib/frr" # where a user's PATH may not lead
 if ! command -v go >/dev/null; then
   echo "setup: go is missing: install the version that go.mod names, from https://go.dev/dl" >&2
   exit 1
@@ -31,7 +34,7 @@ if [ "$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null; then
   exit 1
 fi
 
-# A service that a package brings (keepalived) must not start on this machine: policy-rc.d says no, if nobody has yet.
+# A service that a package brings (keepalived, frr, bird2) must not start on this machine: policy-rc.d says no, if nobody has yet.
 policy=/usr/sbin/policy-rc.d
 if [ ! -e $policy ]; then
   printf '#!/bin/sh\nexit 101\n' >$policy

@@ -44,17 +44,18 @@ func StartBIRD(ctx context.Context, host *netlab.Host, dir, text string) (*Route
 	return r, nil
 }
 
-// BIRD is the configuration as a bird.conf. Neighbours are named n1, n2, ... in their order.
+// BIRD is the configuration as a bird.conf. Neighbours are named n1, n2, ... in their order. BIRD learns the kernel's other
+// routes, without which it could not resolve the next hops of neighbours several hops away; it tells nobody.
 func (c Config) BIRD() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "log stderr all;\nrouter id %s;\nprotocol device { scan time 1; }\nprotocol bfd {}\n", c.RouterID)
+	fmt.Fprintf(&b, "log stderr all;\nrouter id %s;\nprotocol device { scan time 1; }\nprotocol direct { ipv4; ipv6; }\nprotocol bfd {}\n", c.RouterID)
 	b.WriteString("filter from_neighbors {\n")
 	if c.GracefulShutdown {
 		b.WriteString("  if (65535, 0) ~ bgp_community then bgp_local_pref = 0;\n")
 	}
 	b.WriteString("  accept;\n}\n")
 	for _, f := range []Family{IPv4, IPv6} {
-		fmt.Fprintf(&b, "protocol kernel { %s { import none; export where source = RTS_BGP; }; merge paths yes limit %d; }\n", f, c.maxPaths())
+		fmt.Fprintf(&b, "protocol kernel { %s { import all; export where source = RTS_BGP; }; learn; merge paths yes limit %d; }\n", f, c.maxPaths())
 		c.birdStatic(&b, f)
 	}
 	for i, n := range c.Neighbors {
@@ -89,6 +90,9 @@ func (n Neighbor) bird(b *strings.Builder, name string, as uint32) {
 		if when {
 			fmt.Fprintf(b, "  "+format+";\n", args...)
 		}
+	}
+	if n.Interface != "" { // FRR waits for a router advertisement
+		fmt.Fprintf(b, "protocol radv { interface %q { min ra interval 3; max ra interval 4; default lifetime 0; }; }\n", n.Interface)
 	}
 	fmt.Fprintf(b, "protocol bgp %s {\n", name)
 	line(!n.LocalAddr.IsValid(), "local as %d", as)
