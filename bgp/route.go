@@ -125,17 +125,6 @@ func familyOf(p netip.Prefix) Family {
 	return IPv6
 }
 
-// String is the name.
-func (f Family) String() string {
-	switch f {
-	case IPv4:
-		return "IPv4"
-	case IPv6:
-		return "IPv6"
-	}
-	return fmt.Sprintf("family %d", uint8(f))
-}
-
 func (f Family) frr() string {
 	if f == IPv6 {
 		return "ipv6"
