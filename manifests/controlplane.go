@@ -10,10 +10,11 @@ import (
 // Election is how the nodes agree on the holder, as the configuration names it.
 type Election string
 
-// Among themselves, or by a Lease object.
+// Among themselves, by a Lease object, or not at all: every healthy node has the address, and routers spread what comes to it.
 const (
 	Raft  Election = "raft"
 	Lease Election = "lease"
+	None  Election = "none"
 )
 
 // A ControlPlane is what the configuration of Pintle for the address of a Kubernetes control plane is made from. It
@@ -35,9 +36,46 @@ type ControlPlane struct {
 	Kubeconfig string        // Lease: who this node is to the API; the pod's service account if empty
 	Servers    []string      // Lease: API servers, asked in this order; this node's if empty
 
+	BGP   *BGP   // routers are told of the address; if neither this nor Table is there, it is announced by ARP and NDP
+	Table *Table // the address is a route in a table of the host, for another daemon to tell of
+
 	Health Health // of this node's API server
 	Listen string // of metrics and probes
 	Level  string // of the log
+}
+
+// BGP is what routers are told.
+type BGP struct {
+	AS        uint32
+	RouterID  netip.Addr // of a configuration for one node; derived if invalid
+	Hold      time.Duration
+	Keepalive time.Duration
+	Routers   []Router
+}
+
+// A Router is one that is to hear of the address: at Addr, or the neighbour on Interface.
+type Router struct {
+	Addr         netip.Addr
+	Interface    string
+	Port         uint16 // 179 if 0
+	AS           uint32 // any other than ours if 0
+	LocalAddr    netip.Addr
+	PasswordFile string
+	Multihop     uint8 // how many hops away; on a link of the node if 0
+	NextHops     []netip.Addr
+	BFD          *BFD
+}
+
+// BFD is how a router is watched, and watches us.
+type BFD struct {
+	Interval   time.Duration
+	Multiplier uint8
+}
+
+// Table is where the route is, and the protocol number that marks it.
+type Table struct {
+	Number   uint32
+	Protocol uint8
 }
 
 // A Peer is a control-plane node: its name in Kubernetes and its own address. A port of 0 means the default one.
@@ -113,20 +151,54 @@ func (c *ControlPlane) fill() error {
 
 func (c *ControlPlane) check() error {
 	switch {
-	case c.Election != Raft && c.Election != Lease:
-		return fmt.Errorf("election %q: want %s or %s", c.Election, Raft, Lease)
+	case c.Election != Raft && c.Election != Lease && c.Election != None:
+		return fmt.Errorf("election %q: want %s, %s or %s", c.Election, Raft, Lease, None)
 	case len(c.Addresses) == 0:
 		return errors.New("no address")
 	case c.Election == Raft && len(c.Peers) == 0:
 		return errors.New("no peers: Raft needs the name and the address of every control-plane node")
-	case c.Election == Lease && len(c.Peers) > 0:
-		return errors.New("peers: the Lease election needs none")
+	case c.Election != Raft && len(c.Peers) > 0:
+		return errors.New("peers: only the Raft election needs any")
+	case c.Election == None && c.ARP():
+		return errors.New("election none: several nodes would answer for the address by ARP: it needs BGP or a table")
 	case c.TLS.CA == "" || c.TLS.Cert == "" || c.TLS.Key == "":
 		return errors.New("TLS: the CA, the certificate and the key belong together")
 	case c.Health.Kind != Readyz && c.Health.Kind != Connect:
 		return fmt.Errorf("health %q: want %s or %s", c.Health.Kind, Readyz, Connect)
 	}
+	return c.checkRouters()
+}
+
+func (c *ControlPlane) checkRouters() error {
+	if c.BGP == nil {
+		return nil
+	}
+	if c.BGP.AS == 0 {
+		return errors.New("BGP: no AS")
+	}
+	if len(c.BGP.Routers) == 0 {
+		return errors.New("BGP: no routers")
+	}
+	for _, r := range c.BGP.Routers {
+		if r.Addr.IsValid() == (r.Interface != "") {
+			return errors.New("BGP: a router has either an address or an interface")
+		}
+	}
 	return nil
+}
+
+// ARP reports whether the address is announced on a link.
+func (c ControlPlane) ARP() bool { return c.BGP == nil && c.Table == nil }
+
+// Announce is how the configuration names the ways, without ARP.
+func (c ControlPlane) Announce() string {
+	switch {
+	case c.BGP == nil:
+		return "[table]"
+	case c.Table == nil:
+		return "[bgp]"
+	}
+	return "[bgp, table]"
 }
 
 // Kubeadm reports whether the identity is the one that kubeadm makes.

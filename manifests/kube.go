@@ -23,10 +23,12 @@ type Kube struct {
 	Namespace string // of the pods; kube-system if empty
 	Config    []byte // the configuration, as the nodes read it
 
-	Rules    []Rule         // what the election needs of the API: LeaseRules, or nothing
+	Rules    []Rule         // what it needs of the API: LeaseRules, NodeRule, or nothing
 	User     string         // who has the rights; the service account if empty
 	Token    bool           // the pod uses its service account
-	Files    []string       // every file on the node that the configuration names
+	Files    []string       // every file on the node that the configuration names, but for Secrets
+	Secrets  []string       // files that hold passwords: of the node for a static pod, of a Secret for a DaemonSet
+	LowPort  bool           // it listens on a port below 1024, as for BGP
 	StateDir string         // /var/lib/pintle; nothing is kept if empty
 	RunDir   string         // /run/pintle if empty
 	Probe    netip.AddrPort // where /livez and /readyz are; no probes if invalid
@@ -38,6 +40,7 @@ func (k Kube) Pod() ([]byte, error) {
 	if err := k.fillPod(); err != nil {
 		return nil, fmt.Errorf("render pod: %w", err)
 	}
+	k.Files = append(slices.Clone(k.Files), k.Secrets...)
 	v := podView{Kube: k, ConfigPath: k.ConfigFile()}
 	for _, f := range k.Files {
 		if strings.HasPrefix(f, serviceToken+"/") {
@@ -59,6 +62,10 @@ func (k Kube) DaemonSet() ([]byte, error) {
 		return nil, fmt.Errorf("render daemonset: %w", err)
 	}
 	v := podView{Kube: k, ConfigPath: "/config/pintle.yaml", ConfigMap: k.Name()}
+	var err error
+	if v.SecretDir, err = k.secretDir(); err != nil {
+		return nil, fmt.Errorf("render daemonset: %w", err)
+	}
 	if slices.ContainsFunc(k.Files, func(f string) bool { return strings.HasPrefix(f, etc+"/") }) {
 		v.Volumes = append(v.Volumes, volume{Path: etc, Type: "Directory"})
 	}
@@ -73,6 +80,36 @@ func (k Kube) DaemonSet() ([]byte, error) {
 		return nil, err
 	}
 	return slices.Concat(rights, []byte("---\n"), set), nil
+}
+
+// secretDir is the directory of all Secrets, where the Secret is mounted; "" if there are none.
+func (k Kube) secretDir() (string, error) {
+	dir := ""
+	for _, f := range k.Secrets {
+		if dir != "" && dir != path.Dir(f) {
+			return "", fmt.Errorf("%s: is not in %s, where other passwords are: keep all in one directory, that of a Secret", f, dir)
+		}
+		dir = path.Dir(f)
+	}
+	for _, f := range k.Files {
+		if dir != "" && (strings.HasPrefix(f, dir+"/") || strings.HasPrefix(f, etc+"/") && strings.HasPrefix(dir+"/", etc+"/")) {
+			return "", fmt.Errorf("%s: is of the node, and %s of a Secret: keep the passwords out of %s, as in /etc/pintle-bgp", f, dir, etc)
+		}
+	}
+	return dir, nil
+}
+
+// SecretName is what the Secret of the passwords is called.
+func (k Kube) SecretName() string { return k.Name() + "-bgp" }
+
+// MakeSecret is the command that makes the Secret of a DaemonSet, of files in the directory where the pods will see them; ""
+// if it needs none.
+func (k Kube) MakeSecret() string {
+	dir, err := k.secretDir()
+	if dir == "" || err != nil {
+		return ""
+	}
+	return fmt.Sprintf("kubectl -n %s create secret generic %s --from-file=%s", cmp.Or(k.Namespace, "kube-system"), k.SecretName(), dir)
 }
 
 // RBAC renders the rights alone: for the service account, which it makes, or for User.
@@ -138,7 +175,7 @@ func (k *Kube) fill() error {
 }
 
 func (k *Kube) checkPaths() error {
-	for _, f := range k.Files {
+	for _, f := range slices.Concat(k.Files, k.Secrets) {
 		if err := plainPath("file", f); err != nil {
 			return err
 		}
@@ -192,6 +229,7 @@ type podView struct {
 	Kube
 	ConfigPath string
 	ConfigMap  string // empty if the configuration is on the node
+	SecretDir  string // where the Secret is mounted; empty if there is none
 	Volumes    []volume
 }
 

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -32,6 +33,13 @@ var planes = map[string]ControlPlane{
 	"lease":     {Addresses: address, Election: Lease, MadeBy: "pintle manifest daemonset"},
 	"lease-k3s": {Addresses: address, Election: Lease, Health: Health{Kind: Connect, Port: 6444}, Namespace: "pintle", Name: "vip",
 		Duration: 3 * time.Second, Listen: "0.0.0.0:7401", Level: "debug"},
+	"bgp": {Addresses: address, Election: None, BGP: &BGP{AS: 65001, Routers: []Router{{Addr: netip.MustParseAddr("10.0.0.254"), AS: 65000}}}},
+	"bgp-all": {Addresses: []netip.Addr{netip.MustParseAddr("10.0.0.100"), netip.MustParseAddr("fd00::100")}, Election: Lease, Health: Health{Kind: Connect},
+		BGP: &BGP{AS: 65001, RouterID: netip.MustParseAddr("10.0.0.1"), Hold: 30 * time.Second, Keepalive: 10 * time.Second, Routers: []Router{
+			{Addr: netip.MustParseAddr("fd00::fe"), AS: 65000, Port: 1790, LocalAddr: netip.MustParseAddr("fd00::1"), PasswordFile: "/etc/pintle/bgp/tor1",
+				Multihop: 50, NextHops: []netip.Addr{netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("fd00::1")}, BFD: &BFD{Interval: 300 * time.Millisecond, Multiplier: 3}},
+			{Interface: "eth1"}}}},
+	"table": {Addresses: address, Election: None, Table: &Table{Number: 198, Protocol: 248}},
 }
 
 // kubes are the installations of these configurations.
@@ -51,6 +59,9 @@ func kubes(t *testing.T) map[string]Kube {
 	set := out["lease"]
 	set.Token = true
 	out["lease"] = set
+	passwords := []string{"/etc/pintle/bgp/tor1", "/etc/pintle/bgp/bfd.key"}
+	out["bgp-pod"] = Kube{Image: "pintle:dev", Config: plane(t, "bgp"), Files: []string{kubeadmCA}, Secrets: passwords, LowPort: true, Probe: probe}
+	out["bgp"] = Kube{Image: "pintle:dev", Config: plane(t, "bgp"), Files: []string{kubeadmCA}, Secrets: passwords, Rules: []Rule{NodeRule("")}, Token: true, Probe: probe}
 	k3s := Kube{Image: "pintle:dev", Instance: "blue", Namespace: "pintle", Config: plane(t, "lease-k3s"), Rules: LeaseRules("default", "vip"), Token: true}
 	out["lease-k3s"] = k3s
 	return out
@@ -89,7 +100,7 @@ func TestConfigGolden(t *testing.T) {
 }
 
 func TestPodGolden(t *testing.T) {
-	for _, name := range []string{"raft", "raft-external-etcd", "lease-pod"} {
+	for _, name := range []string{"raft", "raft-external-etcd", "lease-pod", "bgp-pod"} {
 		got, err := kubes(t)[name].Pod()
 		if err != nil {
 			t.Fatal(err)
@@ -99,7 +110,7 @@ func TestPodGolden(t *testing.T) {
 }
 
 func TestDaemonSetGolden(t *testing.T) {
-	for _, name := range []string{"raft", "raft-external-etcd", "lease", "lease-k3s"} {
+	for _, name := range []string{"raft", "raft-external-etcd", "lease", "lease-k3s", "bgp"} {
 		got, err := kubes(t)[name].DaemonSet()
 		if err != nil {
 			t.Fatal(err)
@@ -136,7 +147,8 @@ func documents(t *testing.T, name string) []any {
 			t.Fatalf("%s: %v\n%s", name, err, doc)
 		}
 		into := map[string]any{"Pod": &corev1.Pod{}, "ConfigMap": &corev1.ConfigMap{}, "ServiceAccount": &corev1.ServiceAccount{},
-			"DaemonSet": &appsv1.DaemonSet{}, "Role": &rbacv1.Role{}, "RoleBinding": &rbacv1.RoleBinding{}}[head.Kind]
+			"DaemonSet": &appsv1.DaemonSet{}, "Role": &rbacv1.Role{}, "RoleBinding": &rbacv1.RoleBinding{},
+			"ClusterRole": &rbacv1.ClusterRole{}, "ClusterRoleBinding": &rbacv1.ClusterRoleBinding{}}[head.Kind]
 		if into == nil {
 			t.Fatalf("%s: a document of kind %q", name, head.Kind)
 		}
@@ -166,6 +178,10 @@ func TestManifestsAreStrict(t *testing.T) {
 				}
 			case *rbacv1.Role:
 				modest(t, f, d.Rules)
+			case *rbacv1.ClusterRole: // of each node its own, which no rule can say
+				if len(d.Rules) != 1 || d.Namespace != "" || d.Rules[0].Resources[0] != "nodes" || !slices.Equal(d.Rules[0].Verbs, []string{"get"}) {
+					t.Errorf("%s: %+v", f, d)
+				}
 			}
 		}
 	}
@@ -174,10 +190,13 @@ func TestManifestsAreStrict(t *testing.T) {
 // walls checks what the restricted Pod Security Standard asks of a pod, as far as the host's network allows.
 func walls(t *testing.T, file string, spec corev1.PodSpec) {
 	t.Helper()
-	c := spec.Containers[0]
+	c, rights := spec.Containers[0], 3
+	if strings.Contains(file, "bgp-pod") {
+		rights = 4 // it listens on BGP's port
+	}
 	sc := c.SecurityContext
 	if *sc.AllowPrivilegeEscalation || !*sc.ReadOnlyRootFilesystem || sc.Privileged != nil || len(sc.Capabilities.Drop) != 1 ||
-		sc.Capabilities.Drop[0] != "ALL" || len(sc.Capabilities.Add) != 3 || spec.SecurityContext.SeccompProfile.Type != corev1.SeccompProfileTypeRuntimeDefault {
+		sc.Capabilities.Drop[0] != "ALL" || len(sc.Capabilities.Add) != rights || spec.SecurityContext.SeccompProfile.Type != corev1.SeccompProfileTypeRuntimeDefault {
 		t.Errorf("%s: security context %+v", file, sc)
 	}
 	if !spec.HostNetwork || spec.HostPID || spec.HostIPC || spec.DNSPolicy != corev1.DNSDefault || spec.PriorityClassName != "system-node-critical" {
@@ -192,6 +211,9 @@ func walls(t *testing.T, file string, spec corev1.PodSpec) {
 	}
 	for _, v := range spec.Volumes {
 		m := mounts[v.Name]
+		if v.Secret != nil && (!m.ReadOnly || *v.Secret.DefaultMode != 0o400) {
+			t.Errorf("%s: the Secret is mounted as %+v", file, m)
+		}
 		if v.HostPath == nil {
 			continue
 		}
@@ -292,6 +314,11 @@ func TestControlPlaneRefuses(t *testing.T) {
 		"election":         {Addresses: address, Peers: peers, Election: "etcd"},
 		"half a pair":      {Addresses: address, Peers: peers, TLS: TLS{CA: "/a", Cert: "/b"}},
 		"health":           {Addresses: address, Peers: peers, Health: Health{Kind: "ping"}},
+		"none by ARP":      {Addresses: address, Election: None},
+		"no AS":            {Addresses: address, Election: None, BGP: &BGP{Routers: []Router{{Addr: address[0]}}}},
+		"no routers":       {Addresses: address, Election: None, BGP: &BGP{AS: 65001}},
+		"a router nowhere": {Addresses: address, Election: None, BGP: &BGP{AS: 65001, Routers: []Router{{AS: 65000}}}},
+		"none with peers":  {Addresses: address, Peers: peers, Election: None, Table: &Table{Number: 198, Protocol: 248}},
 	} {
 		if out, err := c.Config(); err == nil {
 			t.Errorf("%s: rendered\n%s", name, out)
@@ -307,6 +334,31 @@ func TestVolumeName(t *testing.T) {
 		t.Error(a, b)
 	}
 	if got := (volume{Path: KubeadmTLS.CA}).Name(); got != "etc-kubernetes-pki-etcd-ca-crt" {
+		t.Error(got)
+	}
+}
+
+// The passwords of a DaemonSet are those of one Secret, which nothing of the node lies below or around.
+func TestSecrets(t *testing.T) {
+	for name, tt := range map[string]struct {
+		k    Kube
+		want string
+	}{
+		"two directories":    {Kube{Secrets: []string{"/etc/pintle/bgp/a", "/etc/pintle/b"}}, "keep all in one directory"},
+		"beside other files": {Kube{Secrets: []string{"/etc/pintle/bgp/a"}, Files: []string{"/etc/pintle/tls/ca.crt"}}, "keep the passwords out of /etc/pintle"},
+		"around other files": {Kube{Secrets: []string{"/etc/x/a"}, Files: []string{"/etc/x/y/ca.crt"}}, "keep the passwords out of"},
+		"no path":            {Kube{Secrets: []string{"/etc/x/{node}"}}, "not a plain absolute path"},
+	} {
+		tt.k.Image = "pintle:dev"
+		if out, err := tt.k.DaemonSet(); err == nil || !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("%s: %v, want %s\n%s", name, err, tt.want, out)
+		}
+	}
+	k := Kube{Namespace: "net", Instance: "blue", Secrets: []string{"/etc/pintle-bgp/a"}, Files: []string{"/etc/pintle/tls/ca.crt"}}
+	if got, want := k.MakeSecret(), "kubectl -n net create secret generic pintle-blue-bgp --from-file=/etc/pintle-bgp"; got != want {
+		t.Errorf("%s, want %s", got, want)
+	}
+	if got := (Kube{}).MakeSecret(); got != "" {
 		t.Error(got)
 	}
 }

@@ -21,6 +21,18 @@ type Unit struct {
 	// make, which only their owner may read. Another user must exist, and must own the keys that the configuration
 	// names, of the cluster and of health checks alike.
 	User string
+
+	// LowPort also leaves it the right to listen on a port below 1024: for bgp.listen on 179.
+	LowPort bool
+}
+
+// capabilities are those that the unit leaves it.
+func (o Unit) capabilities() string {
+	all := "CAP_NET_ADMIN CAP_NET_RAW CAP_SYS_NICE"
+	if o.LowPort {
+		all += " CAP_NET_BIND_SERVICE"
+	}
+	return all
 }
 
 // SystemdUnit renders a systemd unit that runs Pintle with as few rights as its work needs. It refuses what would
@@ -45,7 +57,7 @@ func SystemdUnit(o Unit) ([]byte, error) {
 		return nil, fmt.Errorf("render systemd unit: %w", err)
 	}
 	var out bytes.Buffer
-	if err := unit.Execute(&out, view{Unit: o, Name: o.name(), Dedicated: o.User != "root"}); err != nil {
+	if err := unit.Execute(&out, view{Unit: o, Name: o.name(), Dedicated: o.User != "root", Capabilities: o.capabilities()}); err != nil {
 		return nil, fmt.Errorf("render systemd unit: %w", err)
 	}
 	return out.Bytes(), nil
@@ -70,8 +82,9 @@ func (o Unit) name() string {
 // view is what the template reads.
 type view struct {
 	Unit
-	Name      string
-	Dedicated bool
+	Name         string
+	Dedicated    bool
+	Capabilities string
 }
 
 var (
@@ -128,9 +141,12 @@ TimeoutStopSec=20s
 
 User={{.User}}
 # NET_ADMIN: the address and the mute. NET_RAW: ARP and NDP. SYS_NICE: real-time scheduling of the election.
-CapabilityBoundingSet=CAP_NET_ADMIN CAP_NET_RAW CAP_SYS_NICE
+{{- if .LowPort}}
+# NET_BIND_SERVICE: the port on which routers connect.
+{{- end}}
+CapabilityBoundingSet={{.Capabilities}}
 {{- if .Dedicated}}
-AmbientCapabilities=CAP_NET_ADMIN CAP_NET_RAW CAP_SYS_NICE
+AmbientCapabilities={{.Capabilities}}
 {{- end}}
 NoNewPrivileges=yes
 UMask=0077

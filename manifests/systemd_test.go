@@ -14,6 +14,7 @@ var update = flag.Bool("update", false, "write the golden files anew")
 
 var units = map[string]Unit{
 	"pintle.service":      {},
+	"low-port.service":    {LowPort: true, User: "pintle"},
 	"pintle-blue.service": {Instance: "blue", User: "pintle", Binary: "/opt/pintle/bin/pintle"},
 }
 
