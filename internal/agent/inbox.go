@@ -81,7 +81,7 @@ func (a *Agent) Heard(addr netip.Addr) {
 
 // Disturbed takes that others changed what the binder had.
 func (a *Agent) Disturbed() {
-	a.in.put(partNews("disturbed"), func(a *Agent) { a.bound.again() })
+	a.in.put(partNews("disturbed"), func(a *Agent) { a.bound.again(); a.table.again() })
 }
 
 // Drain makes the node give up everything. Drained is closed when it has.

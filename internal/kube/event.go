@@ -16,7 +16,7 @@ import (
 
 const (
 	maxEvents   = 16          // that wait to be sent; further ones are dropped
-	maxMACs     = 64          // that are told apart
+	maxSeen     = 64          // strangers and routers that are told apart
 	strangerGap = time.Minute // between two events about one of them
 )
 
@@ -37,8 +37,8 @@ type Recorder struct {
 	api   *api
 	queue chan corev1.Event
 
-	mu   sync.Mutex // guards seen
-	seen map[string]*stranger
+	mu   sync.Mutex           // guards seen
+	seen map[string]*stranger // by hardware address; and routers
 }
 
 // A stranger is a station that claims an address and is no peer.
@@ -69,6 +69,19 @@ func (r *Recorder) TookOver(epoch uint64, from string) {
 	r.put(corev1.EventTypeNormal, "TookOver", text, 1)
 }
 
+// Router tells that the BGP session with a router is up, or why it no longer is: at
+// once, and then at most once a minute for each. It does not block.
+func (r *Recorder) Router(name string, up bool, why string) {
+	n := r.count(fmt.Sprint("router ", name, up), 1, time.Now())
+	switch {
+	case n == 0:
+	case up:
+		r.put(corev1.EventTypeNormal, "RouterUp", fmt.Sprintf("%s has a BGP session with %s", r.cfg.Node, name), n)
+	default:
+		r.put(corev1.EventTypeWarning, "RouterDown", fmt.Sprintf("%s has no BGP session with %s: %s", r.cfg.Node, name, why), n)
+	}
+}
+
 // Stranger tells that a station which is no peer claims an address: at once, and
 // then at most once a minute for each. It does not block.
 func (r *Recorder) Stranger(addr netip.Addr, link, mac string, claims uint64) {
@@ -80,14 +93,15 @@ func (r *Recorder) Stranger(addr netip.Addr, link, mac string, claims uint64) {
 		fmt.Sprintf("%s is claimed by %s, which is none of this cluster's nodes, on %s of %s", addr, mac, link, r.cfg.Node), n)
 }
 
-// count takes claims and returns how many there are to tell of now.
+// count takes claims, or what else happens in a row, and returns how many there are
+// to tell of now.
 func (r *Recorder) count(mac string, claims uint64, now time.Time) uint64 {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	s := r.seen[mac]
 	if s == nil {
 		r.forget(now)
-		if len(r.seen) >= maxMACs {
+		if len(r.seen) >= maxSeen {
 			return 0
 		}
 		s = &stranger{}

@@ -357,6 +357,26 @@ func TestEventsNeverBlock(t *testing.T) {
 	}
 }
 
+func TestRoutersAreToldOfOnceAMinute(t *testing.T) {
+	s := kubetest.New(t)
+	r := recorder(t, s, nobody)
+	for range 3 {
+		r.Router("tor1", false, "hold timer expired")
+		r.Router("tor1", true, "")
+		r.Router("tor2", true, "")
+	}
+	var got []string
+	for len(r.queue) > 0 {
+		e := <-r.queue
+		got = append(got, e.Type+" "+e.Reason+" "+e.Message)
+	}
+	want := []string{"Warning RouterDown n1 has no BGP session with tor1: hold timer expired", "Normal RouterUp n1 has a BGP session with tor1",
+		"Normal RouterUp n1 has a BGP session with tor2"}
+	if !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
 func TestStrangersAreCounted(t *testing.T) {
 	s := kubetest.New(t)
 	whole := recorder(t, s, nobody)
@@ -385,11 +405,11 @@ func TestStrangersAreCounted(t *testing.T) {
 		if got := counts(); !slices.Equal(got, []int32{3}) {
 			t.Errorf("after a minute: %v", got)
 		}
-		for i := range 10 * maxMACs {
+		for i := range 10 * maxSeen {
 			hear(fmt.Sprint(i), 1)
 		}
-		if len(r.seen) != maxMACs {
-			t.Errorf("%d are remembered, want %d", len(r.seen), maxMACs)
+		if len(r.seen) != maxSeen {
+			t.Errorf("%d are remembered, want %d", len(r.seen), maxSeen)
 		}
 		counts()
 		time.Sleep(strangerGap)

@@ -25,7 +25,11 @@ type elector interface {
 
 // openElector opens the elector that the configuration asks for.
 func (n *Node) openElector() error {
-	if n.cfg.Election == config.ElectionLease {
+	switch n.cfg.Election {
+	case config.ElectionNone:
+		n.elector = solo{}
+		return nil
+	case config.ElectionLease:
 		return n.openKube()
 	}
 	raft, err := leader.OpenRaft(n.raftConfig())
@@ -120,6 +124,9 @@ func (n *Node) actions() status.Actions {
 // lookElection puts into a report what the election knows.
 func (n *Node) lookElection(r *status.Report) {
 	r.Election = string(n.cfg.Election)
+	if n.cfg.Election == config.ElectionNone {
+		return
+	}
 	if n.kube != nil {
 		st := n.kube.Status()
 		if why := n.taken.Load(); why != nil && st.Error == "" && st.Epoch == 0 { // there is no Lease yet, and for a reason

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"time"
 
+	"github.com/pintle-lb/pintle/bgp"
 	"github.com/pintle-lb/pintle/leader"
 )
 
@@ -13,6 +14,7 @@ import (
 type recorder interface {
 	Run(ctx context.Context) error
 	TookOver(epoch uint64, from string)
+	Router(name string, up bool, why string)
 	Stranger(addr netip.Addr, link, mac string, claims uint64)
 }
 
@@ -63,5 +65,25 @@ func (n *Node) tellStrangers(ctx context.Context) {
 			}
 		}
 		before = n.heard.counts()
+	}
+}
+
+// tellRouters makes events of sessions with routers that come up or end, until ctx
+// ends.
+func (n *Node) tellRouters(ctx context.Context) {
+	up := map[string]bool{}
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-n.routed:
+		}
+		for _, p := range n.bgp.Status().Peers {
+			now := p.State == bgp.Established
+			if now != up[p.Name] {
+				n.events.Router(p.Name, now, p.LastError)
+			}
+			up[p.Name] = now
+		}
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/pintle-lb/pintle/arp"
+	"github.com/pintle-lb/pintle/bgp"
 	"github.com/pintle-lb/pintle/internal/agent"
 	"github.com/pintle-lb/pintle/internal/config"
 	"github.com/pintle-lb/pintle/internal/health"
@@ -39,9 +40,12 @@ type Node struct {
 	log     *slog.Logger
 	started time.Time
 
-	creds    *pki.Source  // nil where a Lease elects
-	binder   *vip.Binder  // nil where the node never holds
-	speaker  *arp.Speaker // likewise
+	creds    *pki.Source   // nil where a Lease elects
+	binder   *vip.Binder   // nil where the node never holds
+	speaker  *arp.Speaker  // likewise
+	bgp      *bgp.Speaker  // nil where no routes are advertised
+	routed   chan struct{} // its status is another
+	table    *vip.Table    // nil where none are in a table
 	elector  elector
 	raft     *leader.Raft           // the elector, or nil
 	kube     *leader.Kube           // likewise
@@ -156,6 +160,18 @@ func (n *Node) runHost(ctx context.Context, g *errgroup.Group) {
 	g.Go(func() error { return n.binder.Run(ctx) })
 	g.Go(func() error { return n.speaker.Run(ctx) })
 	g.Go(func() error { n.watchLinks(ctx); return nil })
+	if n.table != nil {
+		g.Go(func() error { return n.table.Run(ctx) })
+	}
+	if n.bgp != nil {
+		g.Go(func() error { return n.bgp.Run(ctx) })
+	}
+	if n.bgp != nil && n.events != nil {
+		g.Go(func() error { n.tellRouters(ctx); return nil })
+	}
+	if n.cfg.BGP.NeedsNode() {
+		g.Go(func() error { n.watchPeers(ctx); return nil })
+	}
 }
 
 // termChanged takes a report of the elector.
@@ -212,6 +228,10 @@ func (n *Node) look() *status.Report {
 			r.Wire = append(r.Wire, status.Wire{Stat: status.Stat(s), Peer: n.elector.PeerOf(s.LastMAC),
 				Strangers: n.heard.strangers(s.Addr, s.Link, n.elector.PeerOf)})
 		}
+	}
+	if n.bgp != nil {
+		st := n.bgp.Status()
+		r.BGP = &st
 	}
 	slices.SortFunc(r.Wire, func(a, b status.Wire) int { return a.Addr.Compare(b.Addr) })
 	return r

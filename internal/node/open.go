@@ -105,7 +105,12 @@ func (n *Node) openHost() (err error) {
 	n.speaker = arp.New(arp.Config{Log: n.log,
 		OnHeard: func(h arp.Heard) { n.heard.hear(h); n.agent.Heard(h.Addr) },
 		Peer:    func(mac string) string { return n.elector.PeerOf(mac) }})
-	return nil
+	if n.cfg.Announces(config.AnnounceTable) {
+		if n.table, err = n.binder.OpenTable(vip.TableConfig(n.cfg.Table)); err != nil {
+			return err
+		}
+	}
+	return n.openRouters()
 }
 
 // holds reports whether this node may ever hold the addresses.
@@ -141,13 +146,27 @@ func (n *Node) agentConfig() agent.Config {
 		out.Sockets = nil
 		return out
 	}
-	claim := agent.Claim{Name: seat, Seat: seat}
+	claim := agent.Claim{Name: seat, Seat: seat, Announce: agent.Announce{Wire: c.Announces(config.AnnounceARP),
+		BGP: c.Announces(config.AnnounceBGP), Table: c.Announces(config.AnnounceTable)}}
+	if c.Election == config.ElectionNone {
+		claim.Seat = ""
+	}
 	for _, a := range c.Addresses {
 		claim.Addrs = append(claim.Addrs, agent.Placed{Prefix: a.Prefix(), Links: a.Links})
 		out.Links = append(out.Links, a.Links...)
 	}
 	out.Claims = []agent.Claim{claim}
 	out.Addresses, out.Targets = n.binder, voice{n.speaker}
+	if n.bgp != nil {
+		out.Routes = routers{n.bgp, c.BGP}
+		out.Routing = agent.Routing{LastResort: c.BGP.Unhealthy == config.UnhealthyLastResort, DrainWait: c.BGP.Drain.Wait}
+	}
+	if n.table != nil {
+		out.Table = n.table
+	}
+	if c.BGP.Exclusive {
+		out.Routing.Detection = c.Detection() / 10 * 11 // clocks may be five per cent apart
+	}
 	return out
 }
 
@@ -161,6 +180,9 @@ func (n *Node) close() error {
 		if err := ln.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
 			errs = append(errs, err)
 		}
+	}
+	if n.table != nil {
+		errs = append(errs, n.table.Close())
 	}
 	if n.binder != nil {
 		errs = append(errs, n.binder.Close())

@@ -73,6 +73,9 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	if r.Lease != nil {
 		m.lease(r.Lease)
 	}
+	if r.BGP != nil {
+		m.routers(r.BGP)
+	}
 	m.gauge(loopAge, r.LoopAge.Seconds())
 	if !r.Cert.NotAfter.IsZero() {
 		m.gauge(certExpiry, float64(r.Cert.NotAfter.UnixNano())/float64(time.Second))
@@ -131,13 +134,17 @@ func (m sink) lease(l *leader.KubeStatus) {
 func (m sink) seats(r *Report) {
 	for _, s := range r.Seats {
 		m.flag(holding, s.Holding, s.Name)
-		m.gauge(epoch, float64(s.Epoch), s.Name)
+		if !s.Shared {
+			m.gauge(epoch, float64(s.Epoch), s.Name)
+		}
 		if s.Holder != "" {
 			m.gauge(holderInfo, 1, s.Name, s.Holder)
 		}
 		for _, a := range s.Addresses {
 			m.flag(bound, a.Bound, a.Address.String())
 			m.flag(claimed, a.Claimed, a.Address.String())
+			m.flag(advertisedAddr, a.Routed, a.Address.String())
+			m.flag(tabledAddr, a.Tabled, a.Address.String())
 		}
 	}
 	last := map[string]float64{}

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"time"
 
+	"github.com/pintle-lb/pintle/bgp"
 	"github.com/pintle-lb/pintle/internal/agent"
 	"github.com/pintle-lb/pintle/leader"
 )
@@ -21,11 +22,12 @@ type Report struct {
 	Ready    bool   `json:"ready"`   // a member that knows who holds the seat, healthy, and its loop turns
 	NotReady string `json:"notReady,omitempty"`
 	agent.Snapshot
-	Election  string             `json:"election"`        // raft or lease
+	Election  string             `json:"election"`        // raft, lease or none
 	Witness   bool               `json:"witness"`         // as configured
 	Candidate bool               `json:"candidate"`       // likewise
 	Raft      leader.RaftStatus  `json:"raft,omitzero"`   // where the nodes elect among themselves
 	Lease     *leader.KubeStatus `json:"lease,omitempty"` // where a Lease elects
+	BGP       *bgp.Status        `json:"bgp,omitempty"`   // where routes are advertised
 	Elections Elections          `json:"elections"`
 	Checks    []Check            `json:"checks"`
 	Wire      []Wire             `json:"wire"`

@@ -36,6 +36,8 @@ func (r *Report) judge() {
 		r.NotReady = r.Explain
 	case !r.Healthy:
 		r.NotReady = "unhealthy: " + r.Unhealthy
+	default:
+		r.NotReady = r.unheard()
 	}
 	r.Ready = r.NotReady == ""
 }
@@ -43,7 +45,7 @@ func (r *Report) judge() {
 // beside reports whether a node in this state has no full part in the cluster.
 func (s State) beside() bool {
 	switch s {
-	case Holding, Witness, Watching, Unhealthy, Following:
+	case Holding, Witness, Watching, Unhealthy, Following, Advertising, LastResort:
 		return false
 	}
 	return true
@@ -58,6 +60,8 @@ func (r *Report) state() (State, string) {
 		return Stuck, fmt.Sprintf("the loop has not turned for %s: what follows is as old as that; restart pintle, and report this", round(r.LoopAge))
 	case r.Draining:
 		return Stopping, "it hands over and lets go of everything"
+	case r.Election == "none":
+		return r.sharedState()
 	case r.Lease != nil:
 		return r.leaseState()
 	}
@@ -133,7 +137,7 @@ func (r *Report) holderWords() string {
 	for _, s := range r.Seats {
 		why = s.Why
 		for _, a := range s.Addresses {
-			if !a.Bound || !a.Claimed {
+			if !a.Bound || !a.Claimed && !a.Routed && !a.Tabled {
 				missing = append(missing, a.Address.String())
 			}
 		}

@@ -19,6 +19,8 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
 
+	"github.com/pintle-lb/pintle/bgp"
+	"github.com/pintle-lb/pintle/bgp/bfd"
 	"github.com/pintle-lb/pintle/internal/agent"
 	"github.com/pintle-lb/pintle/leader"
 )
@@ -84,6 +86,25 @@ func apart(r *Report) {
 	r.Lease.Servers = []leader.KubeServer{{URL: r.Lease.Server, Error: "connection refused"}}
 }
 
+// byBGP has every healthy node advertise the address to two routers, of which one
+// is down.
+func byBGP(r *Report) {
+	r.Raft, r.Cert, r.Realtime, r.Election, r.Elections = leader.RaftStatus{}, Certificate{}, false, "none", Elections{}
+	p := netip.MustParsePrefix("192.0.2.10/32")
+	r.Links = map[string]bool{}
+	r.Seats[0] = agent.SeatStatus{Name: "control-plane", Shared: true, Holding: true, Since: noon.Add(-time.Hour), Why: "every healthy node advertises it",
+		Addresses: []agent.AddressStatus{{Address: p.Addr(), Bound: true, Routed: true}}}
+	r.BGP = &bgp.Status{AS: 65001, RouterID: netip.MustParseAddr("10.0.0.2"), Peers: []bgp.PeerStatus{
+		{Name: "tor1", Address: netip.MustParseAddrPort("10.0.0.254:179"), Local: netip.MustParseAddr("10.0.0.2"), AS: 65000, LocalAS: 65001, State: bgp.Established,
+			Since: noon.Add(-time.Hour), Hold: 9 * time.Second, Families: []bgp.Family{bgp.IPv4}, Advertised: []netip.Prefix{p}, Detection: 900 * time.Millisecond, Dropped: 3, Flaps: 1,
+			LastError: "hold timer expired", LastAt: noon.Add(-time.Hour),
+			BFD: &bfd.Status{Name: "tor1", State: bfd.Up, Since: noon.Add(-time.Hour), RemoteState: bfd.Up, Sends: 300 * time.Millisecond, Detected: 900 * time.Millisecond}},
+		{Name: "tor2", Interface: "eth1", State: bgp.Idle, Since: noon.Add(-time.Minute), AS: 65000, Detection: 9 * time.Second,
+			Why:      "peer closed: bad peer AS: router says 65010, configured 65000",
+			Withheld: []bgp.Withheld{{Prefix: p, Why: "BFD is down"}}, BFD: &bfd.Status{Name: "tor2", State: bfd.Down, Since: noon.Add(-time.Minute), Diag: bfd.DiagTimeExpired, Flaps: 2}},
+	}}
+}
+
 var states = []struct {
 	name  string
 	ready bool
@@ -112,6 +133,37 @@ var states = []struct {
 	}},
 	{"unhealthy follower", false, Unhealthy, func(r *Report) {
 		r.Healthy, r.Unhealthy, r.Links["eth0"] = false, "link eth0 has no carrier", false
+	}},
+	{"one of many that advertise", true, Advertising, byBGP},
+	{"advertised to nobody", false, Advertising, func(r *Report) {
+		byBGP(r)
+		r.BGP.Peers = r.BGP.Peers[1:]
+	}},
+	{"unhealthy, and so not advertised", false, Unhealthy, func(r *Report) {
+		byBGP(r)
+		r.Healthy, r.Unhealthy = false, "check api"
+		s := &r.Seats[0]
+		s.Holding, s.Addresses[0] = false, agent.AddressStatus{Address: s.Addresses[0].Address, Bound: true, Lingering: true}
+	}},
+	{"unhealthy, the last resort", false, LastResort, func(r *Report) {
+		byBGP(r)
+		r.Healthy, r.Unhealthy, r.Seats[0].Addresses[0].Grade = false, "check api", "last resort"
+	}},
+	{"not bound yet", false, Starting, func(r *Report) {
+		byBGP(r)
+		s := &r.Seats[0]
+		s.Holding, s.Addresses[0] = false, agent.AddressStatus{Address: s.Addresses[0].Address}
+	}},
+	{"in the table", true, Advertising, func(r *Report) {
+		byBGP(r)
+		r.BGP, r.Seats[0].Addresses[0].Routed, r.Seats[0].Addresses[0].Tabled = nil, false, true
+	}},
+	{"holder by BGP", true, Holding, func(r *Report) {
+		byBGP(r)
+		peers := r.BGP
+		*r = *base()
+		hold(r)
+		r.BGP, r.Seats[0].Addresses[0].Claimed, r.Seats[0].Addresses[0].Routed = peers, false, true
 	}},
 	{"joining", false, Joining, func(r *Report) {
 		r.Raft = leader.RaftStatus{State: "joining", Phase: "1 of 3 peers are up, 2 are needed to start the cluster"}

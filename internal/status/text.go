@@ -19,11 +19,18 @@ func (r *Report) Text(w io.Writer) error {
 	p.line("state      %s: %s", r.State, r.Explain)
 	p.line("ready      %s", strings.TrimSuffix(yes(r.Ready, r.NotReady), ": "+r.Explain)) // not twice
 	p.seats(r)
-	p.past(r)
-	if r.Lease != nil {
+	if r.Election != "none" {
+		p.past(r)
+	}
+	switch {
+	case r.Election == "none":
+	case r.Lease != nil:
 		p.lease(r.Lease)
-	} else {
+	default:
 		p.cluster(r)
+	}
+	if r.BGP != nil {
+		p.routers(r.BGP)
 	}
 	p.health(r)
 	p.host(r)
@@ -66,6 +73,8 @@ func (p *printer) ago(t time.Time) string {
 func (p *printer) seats(r *Report) {
 	for _, s := range r.Seats {
 		switch {
+		case s.Shared:
+			p.line("holder     every healthy node: there is no election")
 		case s.Holding:
 			p.line("holder     %s, this node, for %s, epoch %d; its lease is renewed all the time, %.0f ms were left", s.Holder, p.ago(s.Since), s.Epoch, s.LeaseMs)
 		case s.Holder != "":
@@ -74,7 +83,7 @@ func (p *printer) seats(r *Report) {
 			p.line("holder     nobody that this node knows of")
 		}
 		for _, a := range s.Addresses {
-			p.line("address    %s on %s: %s", a.Address, strings.Join(a.Links, ", "), addressWords(a, s))
+			p.line("address    %s: %s", strings.TrimSuffix(a.Address.String()+" on "+strings.Join(a.Links, ", "), " on "), addressWords(a, s))
 		}
 	}
 	if len(r.Seats) == 0 {
@@ -91,11 +100,27 @@ func (r *Report) elsewhere() string {
 }
 
 func addressWords(a agent.AddressStatus, s agent.SeatStatus) string {
+	words := wireWords(a, s)
+	if a.Routed {
+		words += strings.TrimSuffix(", advertised to routers, "+a.Grade, ", ")
+	}
+	if a.Tabled {
+		words += ", in the table"
+	}
+	return words
+}
+
+// wireWords says whether the address is on this host, and answered for.
+func wireWords(a agent.AddressStatus, s agent.SeatStatus) string {
 	switch {
+	case a.Bound && !a.Claimed && (a.Routed || a.Tabled):
+		return "here"
 	case a.Claimed && a.Bound:
 		return "here, answered for and announced"
 	case a.Claimed:
 		return "answered for, but not on this host: it was taken away and is being put back"
+	case a.Lingering && s.Shared:
+		return "still accepted here, until routers send elsewhere"
 	case a.Lingering:
 		return "still accepted here for open connections, no longer answered for"
 	case a.Bound && s.Holding:
@@ -221,7 +246,7 @@ func (p *printer) host(r *Report) {
 	if c := r.Cert; !c.NotAfter.IsZero() {
 		p.line("cert       %s, expires %s", strings.Join(c.Names, ", "), p.expiry(c.NotAfter))
 	}
-	if r.Lease != nil {
+	if r.Lease != nil || r.Election == "none" {
 		return // seconds need no real-time scheduling
 	}
 	p.line("scheduling %s", map[bool]string{true: "real-time", false: "normal: a busy machine may disturb elections"}[r.Realtime])
