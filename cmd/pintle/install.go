@@ -73,7 +73,7 @@ func (i install) path(name string) string { return filepath.Join(i.root, name) }
 
 // checkEtcd notices an API server without an etcd beside it: there, kubeadm makes no etcd certificates.
 func (i install) checkEtcd() error {
-	if i.kube.Rules != nil || i.ownTLS {
+	if i.kube.StateDir == "" || i.ownTLS {
 		return nil
 	}
 	_, api := os.Stat(i.path("/etc/kubernetes/manifests/kube-apiserver.yaml"))

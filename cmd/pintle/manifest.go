@@ -33,6 +33,7 @@ func newManifestSystemd() *cobra.Command {
 	c.Flags().StringVar(&u.Binary, "binary", "", "path of the program on the machine (default /usr/local/bin/pintle)")
 	c.Flags().StringVarP(&u.Config, "config", "c", "", "configuration file on the machine (default /etc/pintle/pintle.yaml)")
 	c.Flags().StringVar(&u.Instance, "instance", "", "name of the instance, as in the configuration (default default)")
+	c.Flags().BoolVar(&u.LowPort, "low-port", false, "let it listen on a port below 1024: for bgp.listen on 179")
 	c.Flags().StringVar(&u.User, "user", "", "user that runs it and owns the keys (default root, with three capabilities)")
 	return c
 }
@@ -55,11 +56,15 @@ and gives its user the few rights that it needs:
   kubeadm kubeconfig user --client-name pintle > /etc/kubernetes/pintle.conf
   pintle manifest rbac --user pintle | kubectl apply -f -
 
+With --bgp-as and --bgp-peer the nodes tell routers of the address, and every healthy one has it at once: nothing is
+elected. Passwords of routers, and all else of BGP, are for a configuration of your own: --config.
+
 A configuration that is there and differs is left alone, unless --force is given; to keep it and renew the pod only,
 give --config /etc/pintle/pintle.yaml.`,
 		Example: `  pintle manifest pod --address 10.0.0.100 --peers n1=10.0.0.1,n2=10.0.0.2,n3=10.0.0.3
   pintle manifest pod --address 10.0.0.100 --peers n1=10.0.0.1,n2=10.0.0.2,n3=10.0.0.3 \
       --tls-ca /etc/pintle/tls/ca.crt --tls-cert /etc/pintle/tls/{node}.crt --tls-key /etc/pintle/tls/{node}.key
+  pintle manifest pod --address 10.0.0.100 --bgp-as 65001 --bgp-peer 10.0.0.254=65000
   pintle manifest pod --config /etc/pintle/pintle.yaml`,
 		RunE: func(c *cobra.Command, _ []string) error {
 			p.made, p.kubeconfig = "pintle manifest pod", cmp.Or(p.kubeconfig, "/etc/kubernetes/pintle.conf")
@@ -90,9 +95,10 @@ func newManifestDaemonSet() *cobra.Command {
 		Use: "daemonset", Short: "Print a DaemonSet for the control plane, its configuration and rights", Args: args(0, 0),
 		Long: `Print all that a running cluster needs to keep the address of its control plane: a service account with its few rights,
 the configuration in a ConfigMap, and a DaemonSet for the control-plane nodes. By default they elect the holder by a
-Lease of the cluster.`,
+Lease of the cluster. Passwords of routers come from a Secret: the command that makes it is told.`,
 		Example: `  pintle manifest daemonset --address 10.0.0.100 | kubectl apply -f -
-  pintle manifest daemonset --address 10.0.0.100 --api-health tcp   # k3s, RKE2: they answer nobody without a name`,
+  pintle manifest daemonset --address 10.0.0.100 --api-health tcp   # k3s, RKE2: they answer nobody without a name
+  pintle manifest daemonset --address 10.0.0.100 --bgp-as 65001 --bgp-peer 10.0.0.254=65000`,
 		RunE: func(c *cobra.Command, _ []string) error {
 			p.made = "pintle manifest daemonset"
 			return p.print(c, manifests.Kube.DaemonSet)
@@ -107,7 +113,8 @@ func newManifestRBAC() *cobra.Command {
 	c := &cobra.Command{
 		Use: "rbac", Short: "Print the rights that Pintle needs in a cluster, and no more", Args: args(0, 0),
 		Long: `Print the Roles and RoleBindings that the Lease election needs, for the service account that pintle manifest daemonset
-uses, or for a user: that of the kubeconfig of a static pod. The Raft election needs no rights.`,
+uses, or for a user: that of the kubeconfig of a static pod. The Raft election needs no rights. With --config also what
+BGP needs where labels of the node choose its routers.`,
 		Example: `  pintle manifest rbac --user pintle | kubectl apply -f -`,
 		RunE: func(c *cobra.Command, _ []string) error {
 			k := manifests.Kube{Namespace: namespace, User: user, Rules: manifests.LeaseRules(namespace, "pintle")}
@@ -136,7 +143,13 @@ func (p *plane) print(c *cobra.Command, render func(manifests.Kube) ([]byte, err
 	if err != nil {
 		return err
 	}
-	return printManifest(c, k, render)
+	if err := printManifest(c, k, render); err != nil {
+		return err
+	}
+	if command := k.MakeSecret(); command != "" {
+		fmt.Fprintf(c.ErrOrStderr(), "the pods wait for a Secret with the passwords, one key for each file: %s\n", command)
+	}
+	return nil
 }
 
 func printManifest(c *cobra.Command, k manifests.Kube, render func(manifests.Kube) ([]byte, error)) error {

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/goccy/go-yaml"
@@ -21,6 +22,8 @@ type plane struct {
 	image, namespace string
 
 	addresses, links, peers []string
+	routers                 []string
+	as                      string
 	election, profile       string
 	tls                     manifests.TLS
 	kubeconfig              string
@@ -31,7 +34,7 @@ type plane struct {
 }
 
 // making are the flags that a configuration is made from.
-var making = []string{"address", "link", "peers", "election", "profile", "tls-ca", "tls-cert", "tls-key", "kubeconfig", "api-port", "api-health"}
+var making = []string{"address", "link", "peers", "bgp-as", "bgp-peer", "election", "profile", "tls-ca", "tls-cert", "tls-key", "kubeconfig", "api-port", "api-health"}
 
 func (p *plane) flags(c *cobra.Command, election manifests.Election) {
 	f := c.Flags()
@@ -42,7 +45,9 @@ func (p *plane) flags(c *cobra.Command, election manifests.Election) {
 	f.StringSliceVar(&p.addresses, "address", nil, "address of the control plane, one that no machine has; IPv4 and IPv6 if there are two")
 	f.StringSliceVar(&p.links, "link", nil, "where the address is announced: a link or a glob (default: the link that has its subnet)")
 	f.StringSliceVar(&p.peers, "peers", nil, "Raft: every control-plane node, NAME=ADDRESS, the name as in Kubernetes; the first one starts")
-	f.StringVar(&p.election, "election", string(election), "raft (the nodes among themselves) or lease (by an object of the cluster)")
+	f.StringVar(&p.as, "bgp-as", "", "BGP: the AS of the nodes; they tell routers of the address, all that are healthy, unless there is an --election")
+	f.StringSliceVar(&p.routers, "bgp-peer", nil, "BGP: every router, ADDRESS=AS")
+	f.StringVar(&p.election, "election", string(election), "raft (the nodes among themselves), lease (by an object of the cluster), or none (BGP only)")
 	f.StringVar(&p.profile, "profile", "", "Raft: fast, default or wan (default: default)")
 	f.StringVar(&p.tls.CA, "tls-ca", "", "Raft: CA of the nodes (default: of kubeadm's etcd)")
 	f.StringVar(&p.tls.Cert, "tls-cert", "", "Raft: certificate of a node (default: its etcd peer certificate)")
@@ -66,6 +71,9 @@ func (p *plane) kube(c *cobra.Command) (manifests.Kube, error) {
 // config is the configuration, and the name by which its problems are told.
 func (p *plane) config(c *cobra.Command) (data []byte, name string, err error) {
 	if p.file == "" {
+		if p.as != "" && !c.Flags().Changed("election") {
+			p.election = string(manifests.None)
+		}
 		plane, err := p.controlPlane()
 		if err != nil {
 			return nil, "", err
@@ -110,13 +118,45 @@ func (p *plane) controlPlane() (manifests.ControlPlane, error) {
 		}
 		out.Peers = append(out.Peers, peer)
 	}
-	if out.Election == manifests.Lease {
+	bgp, err := p.bgp()
+	if err != nil {
+		return out, err
+	}
+	if out.BGP = bgp; out.Election == manifests.Lease {
 		out.Kubeconfig = p.kubeconfig
 		if p.namespace != "kube-system" {
 			out.Namespace = p.namespace
 		}
 	}
 	return out, p.complete(out)
+}
+
+// bgp is what the flags say of routers; nil if they say nothing.
+func (p *plane) bgp() (*manifests.BGP, error) {
+	if p.as == "" && len(p.routers) == 0 {
+		return nil, nil
+	}
+	as, err := parseAS(p.as)
+	if err != nil {
+		return nil, &badInput{fmt.Sprintf("--bgp-as %q: not the number of an AS", p.as)}
+	}
+	out := manifests.BGP{AS: as}
+	for _, s := range p.routers {
+		addr, as, _ := strings.Cut(s, "=")
+		a, addrErr := netip.ParseAddr(addr)
+		n, err := parseAS(as)
+		if addrErr != nil || err != nil {
+			return nil, &badInput{fmt.Sprintf("--bgp-peer %s: want ADDRESS=AS, as in 10.0.0.254=65000", s)}
+		}
+		out.Routers = append(out.Routers, manifests.Router{Addr: a, AS: n})
+	}
+	return &out, nil
+}
+
+// parseAS reads a number; whether it can be anybody's AS the configuration says.
+func parseAS(s string) (uint32, error) {
+	n, err := strconv.ParseUint(s, 10, 32)
+	return uint32(n), err
 }
 
 // complete says what is missing, in the words of the flags.
@@ -127,8 +167,14 @@ func (p *plane) complete(c manifests.ControlPlane) error {
 		return &badInput{"name the address of the control plane with --address, or a configuration with --config"}
 	case c.Election == manifests.Raft && len(c.Peers) == 0:
 		return &badInput{"name every control-plane node, as Kubernetes names it, with its own address: --peers n1=10.0.0.1,n2=10.0.0.2,n3=10.0.0.3"}
-	case c.Election == manifests.Lease && (len(c.Peers) > 0 || p.profile != "" || some):
+	case c.Election != manifests.Raft && (len(c.Peers) > 0 || p.profile != "" || some):
 		return &badInput{"--peers, --profile and --tls-* are of the Raft election: leave them out, or give --election raft"}
+	case c.Election == manifests.None && c.BGP == nil:
+		return &badInput{"--election none: every healthy node has the address, so routers must hear of it: --bgp-as 65001 --bgp-peer 10.0.0.254=65000"}
+	case c.BGP != nil && len(c.BGP.Routers) == 0:
+		return &badInput{"name every router with its AS: --bgp-peer 10.0.0.254=65000"}
+	case c.BGP != nil && len(c.Links) > 0:
+		return &badInput{"--link: with BGP the address is announced on no link: leave it out"}
 	case some && (p.tls.CA == "" || p.tls.Cert == "" || p.tls.Key == ""):
 		return &badInput{"--tls-ca, --tls-cert and --tls-key belong together"}
 	}
@@ -162,16 +208,37 @@ func kubeOf(w io.Writer, data []byte, file string) (manifests.Kube, error) {
 		}
 	}
 	last, _ := config.Parse(data, file, config.Options{Node: nodes[len(nodes)-1]})
-	if err := sharedFiles(files(cfg), files(last)); err != nil {
+	if err := sharedFiles(append(files(cfg), secrets(cfg)...), append(files(last), secrets(last)...)); err != nil {
 		return manifests.Kube{}, err
 	}
-	k := manifests.Kube{Instance: cfg.Instance, Config: data, Files: files(cfg), RunDir: cfg.Server.RunDir, Probe: probe(cfg.Server.Listen)}
-	if cfg.Election == config.ElectionRaft {
-		k.StateDir = cfg.Raft.StateDir
-		return k, nil
+	port := cfg.BGP.Listen.Port()
+	return manifests.Kube{Instance: cfg.Instance, Config: data, Files: files(cfg), Secrets: secrets(cfg), RunDir: cfg.Server.RunDir,
+		Probe: probe(cfg.Server.Listen), StateDir: cfg.Raft.StateDir, LowPort: port > 0 && port < 1024,
+		Rules: rulesOf(cfg, ""), Token: cfg.NeedsKubernetes() && cfg.Kubernetes.Kubeconfig == ""}, nil
+}
+
+// rulesOf are the rights that a configuration needs of the API: on this node, or on each if it is "".
+func rulesOf(cfg *config.Config, node string) []manifests.Rule {
+	var out []manifests.Rule
+	if cfg.Election == config.ElectionLease {
+		out = manifests.LeaseRules(cfg.Lease.Namespace, cfg.Lease.Name)
 	}
-	k.Rules, k.Token = manifests.LeaseRules(cfg.Lease.Namespace, cfg.Lease.Name), cfg.Kubernetes.Kubeconfig == ""
-	return k, nil
+	if cfg.BGP.NeedsNode() {
+		out = append(out, manifests.NodeRule(node))
+	}
+	return out
+}
+
+// secrets are the files with passwords and keys of BGP, of all peers.
+func secrets(c *config.Config) []string {
+	var out []string
+	for _, p := range c.BGP.Peers {
+		out = append(out, p.PasswordFile)
+		if p.BFD != nil && p.BFD.Auth != nil {
+			out = append(out, p.BFD.Auth.KeyFile)
+		}
+	}
+	return slices.DeleteFunc(out, func(f string) bool { return f == "" })
 }
 
 // nodesOf are two nodes that the configuration is for, or more: what it names is named after them. Whatever is wrong
