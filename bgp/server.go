@@ -8,6 +8,8 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"os"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -56,15 +58,35 @@ func startServer(ctx context.Context, log *slog.Logger, as uint32, id netip.Addr
 	return nil, err
 }
 
-// starting guards gobgp's global variables, which StartBgp sets.
+// starting guards gobgp's global variables, which StartBgp sets, and plainTCP's.
 var starting sync.Mutex
 
-func (s *server) start(ctx context.Context, as uint32, id netip.Addr) error {
+// plainTCP runs f while new listeners are not Multipath TCP's, as they are by default: those know no MD5, which gobgp finds out
+// with no more than a line in its log. There is no other way to its listener.
+func plainTCP(f func() error) error {
+	const name = "GODEBUG"
 	starting.Lock()
-	err := s.bgp.StartBgp(ctx, &api.StartBgpRequest{Global: &api.Global{
-		Asn: as, RouterId: id.String(), ListenPort: int32(s.at.Port()), ListenAddresses: []string{s.at.Addr().String()},
-	}})
-	starting.Unlock()
+	defer starting.Unlock()
+	old, had := os.LookupEnv(name)
+	if err := os.Setenv(name, strings.TrimPrefix(old+",multipathtcp=0", ",")); err != nil {
+		return err
+	}
+	defer func() {
+		if had {
+			_ = os.Setenv(name, old)
+		} else {
+			_ = os.Unsetenv(name)
+		}
+	}()
+	return f()
+}
+
+func (s *server) start(ctx context.Context, as uint32, id netip.Addr) error {
+	err := plainTCP(func() error {
+		return s.bgp.StartBgp(ctx, &api.StartBgpRequest{Global: &api.Global{
+			Asn: as, RouterId: id.String(), ListenPort: int32(s.at.Port()), ListenAddresses: []string{s.at.Addr().String()},
+		}})
+	})
 	if err != nil {
 		return fmt.Errorf("start gobgp at %s: %w", s.at, err)
 	}

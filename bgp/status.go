@@ -39,7 +39,7 @@ func (p *peer) up(e endpoint, a agreement) {
 	if p.found != nil {
 		p.found.quiet.Store(true)
 	}
-	p.log.Info("bgp session is up", "router", e.remote, "as", a.remoteAS, "local", e.local, "hold", a.hold, "families", a.families)
+	p.log.Info("bgp session is up", "router", e.remote, "as", a.remoteAS, "local", e.local, "hold", a.hold, "families", fmt.Sprint(a.families))
 	p.changed()
 }
 
