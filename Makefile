@@ -60,7 +60,7 @@ demo: build ## three machines, one address, and four faults
 	build/pintle demo
 
 .PHONY: bench
-bench: build ## Pintle beside keepalived (BENCH=failover, idle, calm or kube, RUNS=n); figures go to build/bench/
+bench: build ## Pintle beside keepalived (BENCH=failover, idle, calm, kube or bgp, RUNS=n); figures go to build/bench/
 	scripts/setup.sh bench
 	$(if $(findstring kube,$(BENCH)),scripts/kube.sh)
 	go build -o build/tools/bench ./test/bench

@@ -33,16 +33,22 @@ var benchmarks = []benchmark{
 	{"idle", 1, idle, idleTable},
 	{"calm", 1, calm, calmTable},
 	{kubeName, 5, kube, kubeTable},
+	{bgpName, 5, bgpRounds, bgpTable},
 }
+
+// inRig says whether a benchmark runs in the rig: the others make labs of their own.
+func inRig(b benchmark) bool { return b.name != kubeName && b.name != bgpName }
 
 // A plan says what a benchmark measures.
 type plan struct {
-	systems []system
-	cases   []string // of failover
-	planes  []planeSystem
-	faults  []plane.Fault // of kube
-	runs    int
-	minute  time.Duration // of idle: how long each system is watched
+	systems  []system
+	cases    []string // of failover
+	planes   []planeSystem
+	faults   []plane.Fault // of kube
+	speakers []bgpSpeaker
+	bgpCases []bgpCase
+	runs     int
+	minute   time.Duration // of idle: how long each system is watched
 }
 
 // echoArg makes the program the service behind the address: `bench echo NUMBER`.
@@ -54,6 +60,9 @@ func main() {
 	do := run
 	if len(os.Args) == 3 && os.Args[1] == echoArg {
 		do = echo
+	}
+	if len(os.Args) == 4 && os.Args[1] == manyArg {
+		do = speak
 	}
 	if err := do(ctx, os.Args[1:]); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
@@ -77,8 +86,8 @@ func run(ctx context.Context, args []string) error {
 	keepalived := flags.String("keepalived", "keepalived", "the keepalived program")
 	kubeVIP := flags.String("kube-vip", os.Getenv("KUBE_VIP"), "the kube-vip program, of kube (default: the environment's KUBE_VIP)")
 	only := flags.String("systems", "", "systems to measure (default: all)")
-	cases := flags.String("faults", "", "what failover and kube do (default: all)")
-	runs := flags.Int("runs", 0, "rounds (default: 10 of failover, 5 of kube, 1 of the others)")
+	cases := flags.String("faults", "", "what failover, kube and bgp do (default: all)")
+	runs := flags.Int("runs", 0, "rounds (default: 10 of failover, 5 of kube and bgp, 1 of the others)")
 	minute := flags.Duration("minute", time.Minute, "how long idle and calm watch each system")
 	_ = flags.Parse(args) // it exits
 
@@ -87,11 +96,14 @@ func run(ctx context.Context, args []string) error {
 		return fmt.Errorf("choose benchmark: %w", err)
 	}
 	p := plan{runs: *runs, minute: *minute}
-	if !slices.ContainsFunc(chosen, isKube) || len(chosen) > 1 {
+	if slices.ContainsFunc(chosen, inRig) {
 		p.systems, p.cases = systems(*pintle, *keepalived), caseNames()
 	}
 	if slices.ContainsFunc(chosen, isKube) {
 		p.planes, p.faults = planeSystems(*pintle, *kubeVIP), plane.Faults
+	}
+	if slices.ContainsFunc(chosen, func(b benchmark) bool { return b.name == bgpName }) {
+		p.speakers, p.bgpCases = bgpSpeakers(*pintle), bgpCases
 	}
 	if err := p.narrow(*only, *cases); err != nil {
 		return err
@@ -133,25 +145,28 @@ func pick[T any](list []T, name func(T) string, names string) []T {
 	return slices.DeleteFunc(slices.Clone(list), func(v T) bool { return !slices.Contains(wanted, name(v)) })
 }
 
-// narrow keeps the systems and the faults with these names: of both kinds, where both are measured.
+// narrow keeps the systems and the faults with these names: of every kind, where several are measured.
 func (p *plan) narrow(systems, faults string) error {
 	same := func(name string) string { return name }
 	faultName := func(f plane.Fault) string { return string(f) }
-	if err := known(systems, append(namesOf(p.systems, system.Name), namesOf(p.planes, planeSystem.Name)...)); err != nil {
+	allSystems := slices.Concat(namesOf(p.systems, system.Name), namesOf(p.planes, planeSystem.Name), namesOf(p.speakers, bgpSpeaker.Name))
+	if err := known(systems, allSystems); err != nil {
 		return fmt.Errorf("choose system: %w", err)
 	}
-	if err := known(faults, append(slices.Clone(p.cases), namesOf(p.faults, faultName)...)); err != nil {
+	if err := known(faults, slices.Concat(p.cases, namesOf(p.faults, faultName), namesOf(p.bgpCases, bgpCaseName))); err != nil {
 		return fmt.Errorf("choose fault: %w", err)
 	}
 	p.systems, p.planes = pick(p.systems, system.Name, systems), pick(p.planes, planeSystem.Name, systems)
+	p.speakers = pick(p.speakers, bgpSpeaker.Name, systems)
 	p.cases, p.faults = pick(p.cases, same, faults), pick(p.faults, faultName, faults)
+	p.bgpCases = pick(p.bgpCases, bgpCaseName, faults)
 	if p.runs < 0 || p.minute <= 0 {
 		return errors.New("rounds and minutes must be more than 0")
 	}
 	return nil
 }
 
-// all runs the chosen benchmarks in one lab, but for kube, which makes labs of its own.
+// all runs the chosen benchmarks in one lab, but for those that make labs of their own.
 func all(ctx context.Context, chosen []benchmark, p plan, out string) (err error) {
 	var r *rig
 	if len(p.systems) > 0 {

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/pintle-lb/pintle/internal/netlab"
+	"github.com/pintle-lb/pintle/test/router"
 )
 
 // address is what every system keeps on one node.
@@ -54,6 +55,12 @@ func (p plan) versions() []string {
 	}
 	for _, s := range p.planes {
 		all = append(all, s.Versions()...)
+	}
+	for _, s := range p.speakers {
+		all = append(all, s.Version())
+	}
+	if len(p.speakers) > 0 {
+		all = append(all, router.Versions()...)
 	}
 	return all
 }

@@ -97,6 +97,20 @@ func (r *Router) Log() string {
 	return b.String()
 }
 
+// Versions are the first lines that the programs say of themselves.
+func Versions() []string {
+	var all []string
+	for _, program := range []string{frrDir + "/bgpd", look("bird")} {
+		out, err := exec.Command(program, "--version").CombinedOutput()
+		line, _, _ := strings.Cut(string(out), "\n")
+		if err != nil && line == "" {
+			line = err.Error()
+		}
+		all = append(all, line)
+	}
+	return all
+}
+
 // prepare looks for the programs, makes the directory, and the host a router.
 func (r *Router) prepare(programs ...string) error {
 	for _, p := range programs {
