@@ -40,7 +40,7 @@ type agreement struct {
 	hold            time.Duration // the lower of both; at least 3 s, see acceptableHold
 	families        []Family
 	extendedNextHop bool   // IPv4 routes may have IPv6 next hops
-	routeRefresh    bool   // RFC 2918: the router understands it
+	routeRefresh    bool   // RFC 2918: the router can be asked for its routes; it may ask for ours in any case
 	fourOctetAS     bool   // RFC 6793
 	clean           []byte // the router's OPEN as gobgp is to see it: rebuilt, with nothing that we did not offer
 }
@@ -230,9 +230,10 @@ func (o offer) agree(r open) (agreement, error) {
 	}
 	both := open{as: r.as, id: r.id, hold: min(ours.hold, r.hold), families: common,
 		extendedNextHop: o.extendedNextHop && r.extendedNextHop && slices.Contains(common, IPv4),
-		routeRefresh:    r.routeRefresh, fourOctetAS: r.fourOctetAS}
+		// RFC 2918 4: that we can is what lets the router ask, whether it can be asked itself or not.
+		routeRefresh: true, fourOctetAS: r.fourOctetAS}
 	return agreement{remoteAS: r.as, remoteID: r.id, hold: time.Duration(both.hold) * time.Second, families: common,
-		extendedNextHop: both.extendedNextHop, routeRefresh: both.routeRefresh, fourOctetAS: both.fourOctetAS,
+		extendedNextHop: both.extendedNextHop, routeRefresh: r.routeRefresh, fourOctetAS: both.fourOctetAS,
 		clean: both.message()}, nil
 }
 
@@ -289,7 +290,7 @@ func noFamily(ours, theirs []Family) error {
 func familyNames(fs []Family) string {
 	var s []string
 	for _, f := range fs {
-		s = append(s, map[Family]string{IPv4: "IPv4", IPv6: "IPv6"}[f])
+		s = append(s, f.String())
 	}
 	if len(s) == 0 {
 		return "neither IPv4 nor IPv6 routes"

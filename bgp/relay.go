@@ -314,6 +314,8 @@ func (r *relay) fromInner() *closed {
 		case m.kind() == typeOpen && !opened: // the router has ours
 			opened = true
 			continue
+		case m.kind() == typeRefresh: // its routes are not wanted, and it may not know the message
+			continue
 		case m.kind() == typeOpen || !opened:
 			return &closed{byUs: true, code: codeCease, text: fmt.Sprintf("our own BGP server sent a message of type %d out of order", m.kind())}
 		}
