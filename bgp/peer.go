@@ -151,6 +151,9 @@ func (p *peer) end(ctx context.Context, subcode uint8, text string) {
 	case <-p.done:
 	case <-ctx.Done():
 		cancel()
+		if s != nil {
+			_ = s.router.Close()
+		}
 		<-p.done
 	}
 }

@@ -1,0 +1,110 @@
+package bgp
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/netip"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/pintle-lb/pintle/internal/netlab"
+)
+
+// listenOn accepts BGP on a host, with so little room that a connection nobody reads from is full soon.
+func listenOn(t testing.TB, host *netlab.Host, at netip.Addr) net.Listener {
+	t.Helper()
+	config := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
+		return control(c, func(fd int) error { return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, 4096) })
+	}}
+	var l net.Listener
+	must(t, host.Do(func() (err error) {
+		l, err = config.Listen(context.Background(), "tcp4", netip.AddrPortFrom(at, Port).String())
+		return err
+	}))
+	t.Cleanup(func() { l.Close() })
+	return l
+}
+
+// answer takes the next connection and agrees to everything.
+func answer(t testing.TB, l net.Listener) net.Conn {
+	t.Helper()
+	conn, err := l.Accept()
+	must(t, err)
+	t.Cleanup(func() { conn.Close() })
+	buf := make([]byte, maxMessage)
+	_, err = readMessage(conn, buf)
+	must(t, err)
+	_, err = conn.Write(open{as: routerAS, as2: routerAS, id: routerAddr, hold: 90, families: []Family{IPv4}, routeRefresh: true, fourOctetAS: true}.message())
+	must(t, err)
+	_, err = conn.Write(keepalive)
+	must(t, err)
+	return conn
+}
+
+// TestStalled: a router that no longer reads is not waited for; its session ends, so that it has nothing from us.
+func TestStalled(t *testing.T) {
+	host := newLab(t)
+	l := listenOn(t, host, routerAddr)
+	s := speak(t, numberedPeer())
+	conn := answer(t, l)
+	s.awaitState("r", Established)
+	s.set(many(20000)...)
+	await(t, "the connection is full", func() bool {
+		n := len(s.peer("r").Advertised)
+		time.Sleep(100 * time.Millisecond)
+		return n > 0 && n == len(s.peer("r").Advertised)
+	})
+	if n := len(s.peer("r").Advertised); n == 20000 {
+		t.Skip("all of it went into the sockets")
+	}
+	began := time.Now()
+	have := s.set()
+	took := time.Since(began)
+	t.Logf("Set took %s", took)
+	if len(have) != 0 {
+		t.Errorf("have %d", len(have))
+	}
+	if took < stalled || took > 4*stalled {
+		t.Errorf("Set took %s", took)
+	}
+	await(t, "the end of the session", func() bool { return s.peer("r").State != Established })
+	if p := s.peer("r"); len(p.Advertised) != 0 || p.Flaps != 1 {
+		t.Errorf("status %+v", p)
+	}
+	var err error
+	for must(t, conn.SetReadDeadline(time.Now().Add(patience))); err == nil; {
+		_, err = conn.Read(make([]byte, 1<<16))
+	}
+	if !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("the router sees %v", err)
+	}
+}
+
+// TestStalledEnd: such a router does not keep Run from ending.
+func TestStalledEnd(t *testing.T) {
+	host := newLab(t)
+	l := listenOn(t, host, routerAddr)
+	s := speak(t, numberedPeer())
+	answer(t, l)
+	s.awaitState("r", Established)
+	s.set(many(20000)...)
+	await(t, "routes are on their way", func() bool { return len(s.peer("r").Advertised) > 0 })
+	began := time.Now()
+	s.end()
+	if took := time.Since(began); took > 4*time.Second {
+		t.Errorf("the end took %s", took)
+	}
+}
+
+// many are routes to as many addresses.
+func many(n int) []Route {
+	routes := make([]Route, n)
+	for i := range routes {
+		routes[i].Prefix = netip.PrefixFrom(netip.AddrFrom4([4]byte{100, byte(64 + i>>16), byte(i >> 8), byte(i)}), 32)
+	}
+	return routes
+}
