@@ -1,6 +1,7 @@
 package bfd
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -82,6 +83,20 @@ func (e *engine) set(now time.Time, peers []Peer, keep map[string]bool) {
 			e.want(now, p)
 		}
 	}
+}
+
+// free takes out of peers those whose path belongs to a session that stays as it is.
+func (e *engine) free(peers []Peer, keep map[string]bool) (rest []Peer, err error) {
+	var errs []error
+	for _, p := range peers {
+		if n := e.byPath[p.path()]; n != nil && n.Name != p.Name && keep[n.Name] {
+			errs = append(errs, taken(p, n.Name))
+			keep[p.Name] = true
+			continue
+		}
+		rest = append(rest, p)
+	}
+	return rest, errors.Join(errs...)
 }
 
 func (e *engine) names() []string { return slices.Sorted(maps.Keys(e.byName)) }

@@ -231,7 +231,7 @@ func silence(t *testing.T, lab *netlab.Lab, st *station, peers []Peer) {
 			t.Fatal(err)
 		}
 		for _, p := range peers {
-			await(t, 5*time.Second, p.Name+" goes down", func() bool { s := st.status(p.Name); return s.State == Down && s.Diag == c.want })
+			await(t, 5*time.Second, p.Name+" goes down", func() bool { s := st.status(p.Name); return s.State != Up && s.Diag == c.want })
 			if s := st.status(p.Name); c.want == DiagNeighborDown && s.RemoteDiag != DiagTimeExpired {
 				t.Errorf("the router says %v", s.RemoteDiag)
 			}

@@ -142,10 +142,10 @@ func sift(peers []Peer) (good []Peer, bad map[string]bool, err error) {
 	for _, p := range peers {
 		cause := p.check()
 		p = p.normal()
-		if other, taken := paths[p.path()]; cause == nil && names[p.Name] {
+		if other, has := paths[p.path()]; cause == nil && names[p.Name] {
 			cause = fmt.Errorf("BFD peer %q: the name is given twice, it must be unique", p.Name)
-		} else if cause == nil && taken {
-			cause = fmt.Errorf("BFD peer %q: %v is peer %q already, one session is enough for both", p.Name, p.path(), other)
+		} else if cause == nil && has {
+			cause = taken(p, other)
 		}
 		if cause != nil {
 			errs = append(errs, cause)
@@ -156,4 +156,8 @@ func sift(peers []Peer) (good []Peer, bad map[string]bool, err error) {
 		good = append(good, p)
 	}
 	return good, bad, errors.Join(errs...)
+}
+
+func taken(p Peer, other string) error {
+	return fmt.Errorf("BFD peer %q: %v is peer %q already, one session is enough for both", p.Name, p.path(), other)
 }

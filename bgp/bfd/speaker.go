@@ -50,6 +50,7 @@ func (s *Speaker) Set(ctx context.Context, peers []Peer) error {
 	}
 	good, bad, err := sift(peers)
 	s.mu.Lock()
+	good, clash := s.engine.free(good, bad)
 	s.engine.set(time.Now(), good, bad)
 	s.pass()
 	bell := s.bell
@@ -57,7 +58,7 @@ func (s *Speaker) Set(ctx context.Context, peers []Peer) error {
 	if bell != nil {
 		bell.ring()
 	}
-	return err
+	return errors.Join(err, clash)
 }
 
 // Status returns all sessions, sorted by name.
