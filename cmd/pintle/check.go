@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"maps"
 	"net"
 	"net/netip"
@@ -30,27 +31,27 @@ func newCheck() *cobra.Command {
 		Use: "check", Short: "Check the configuration and this machine, and print what is in effect", Args: args(0, 0),
 		Long: `Check the configuration file, then this machine: interfaces, rights, certificates, ports, whether someone else has the
 address, and whether keepalived or kube-vip runs here. With election: lease, also the API servers, this node's rights
-there, and its clock. All problems are printed at once, and nothing is changed. If there are none, the configuration is
-printed with all defaults. Exit status: 0 if all is well, 2 if there are problems.`,
+there, and its clock. With BGP, also which routers this node has and the way to each, files of passwords, and ports;
+nothing is sent to a router. All problems are printed at once, and nothing is changed. If there are none, the
+configuration is printed with all defaults, and how long a route lives after a node froze. Exit status: 0 if all is
+well, 2 if there are problems.`,
 		RunE: func(c *cobra.Command, _ []string) error {
 			cfg, err := s.load(c.ErrOrStderr())
 			if err != nil {
 				return err
 			}
-			if !offline {
-				if err := preflight(c.Context(), c.ErrOrStderr(), cfg); err != nil {
-					return err
-				}
-			}
 			out, err := cfg.Effective()
 			if err != nil {
 				return err
 			}
-			for _, a := range cfg.Addresses {
-				if len(a.Links) > 0 {
-					out = fmt.Appendf(out, "# here: %s is announced on %s\n", a.Address, strings.Join(a.Links, ", "))
+			if !offline {
+				peers, err := preflight(c.Context(), c.ErrOrStderr(), cfg)
+				if err != nil {
+					return err
 				}
+				out = here(out, cfg, peers)
 			}
+			out = frozen(out, cfg)
 			_, err = c.OutOrStdout().Write(out)
 			return err
 		},
@@ -60,9 +61,11 @@ printed with all defaults. Exit status: 0 if all is well, 2 if there are problem
 	return c
 }
 
-// preflight checks the machine and returns all that is wrong as one error.
-func preflight(ctx context.Context, w io.Writer, cfg *config.Config) error {
+// preflight checks the machine and returns all that is wrong as one error, and the routers of this node.
+func preflight(ctx context.Context, w io.Writer, cfg *config.Config) ([]config.BGPPeer, error) {
 	errs := []error{resolve(w, cfg), checkRights(cfg), checkRealtime(w, cfg)}
+	routers := lookAtRouters(ctx, w, cfg)
+	errs = append(errs, routers.errs...)
 	if cfg.Election == config.ElectionRaft {
 		errs = append(errs, checkFiles(cfg))
 	}
@@ -76,12 +79,12 @@ func preflight(ctx context.Context, w io.Writer, cfg *config.Config) error {
 	}
 	if status.NewClient(status.Socket(cfg.Server.RunDir, cfg.Instance)).Running(ctx) {
 		fmt.Fprintf(w, "warning: a pintle of instance %s is running here: ports and the address were not checked\n", cfg.Instance)
-		return together(errs...)
+		return routers.peers, together(errs...)
 	}
 	if cfg.Election == config.ElectionRaft {
 		errs = append(errs, leader.CheckState(cfg.Raft.StateDir, cfg.Node))
 	}
-	return together(append(errs, checkPorts(cfg), checkFree(ctx, cfg, around.Holder))...)
+	return routers.peers, together(append(errs, checkPorts(cfg), routers.checkBFD(), checkFree(ctx, cfg, around.Holder))...)
 }
 
 func checkRealtime(w io.Writer, cfg *config.Config) error {
@@ -120,10 +123,12 @@ func checkRights(cfg *config.Config) error {
 
 // checkFiles looks at what says who this node is.
 func checkFiles(cfg *config.Config) error {
-	if cfg.Election == config.ElectionLease {
+	if cfg.NeedsKubernetes() {
 		if _, err := kube.Credentials(cfg.Kubernetes); err != nil {
 			return problem(cfg, "kubernetes.kubeconfig", err)
 		}
+	}
+	if cfg.Election != config.ElectionRaft {
 		return nil
 	}
 	creds, err := pki.Open(pki.Files{CA: cfg.Raft.TLS.CA, Cert: cfg.Raft.TLS.Cert, Key: cfg.Raft.TLS.Key}, nil)
@@ -137,13 +142,13 @@ func checkFiles(cfg *config.Config) error {
 }
 
 func checkPorts(cfg *config.Config) error {
-	places := map[string]netip.AddrPort{"raft.listen": cfg.Raft.Listen, "server.listen": cfg.Server.Listen}
+	places := map[string]netip.AddrPort{"raft.listen": cfg.Raft.Listen, "server.listen": cfg.Server.Listen, "bgp.listen": cfg.BGP.Listen}
 	maps.DeleteFunc(places, func(_ string, at netip.AddrPort) bool { return !at.IsValid() })
 	var errs []error
 	for _, path := range slices.Sorted(maps.Keys(places)) {
 		ln, err := net.Listen("tcp", places[path].String())
 		if err != nil {
-			errs = append(errs, problem(cfg, path, node.InUse(err)))
+			errs = append(errs, problem(cfg, path, lowPort(node.InUse(err))))
 			continue
 		}
 		ln.Close()
@@ -151,11 +156,19 @@ func checkPorts(cfg *config.Config) error {
 	return errors.Join(errs...)
 }
 
+// lowPort adds what to do where a port is not anybody's to listen on.
+func lowPort(err error) error {
+	if errors.Is(err, fs.ErrPermission) {
+		return fmt.Errorf("%w (a port below 1024 needs CAP_NET_BIND_SERVICE: `pintle manifest systemd --low-port`, or choose another)", err)
+	}
+	return err
+}
+
 // checkFree asks the network whether someone answers for the addresses. The
 // holder of a running cluster does, and may; where a Lease elects, that is whom it
 // names.
 func checkFree(ctx context.Context, cfg *config.Config, holder string) error {
-	if !cfg.Self().Candidate || len(vip.CheckCapabilities()) > 0 {
+	if !cfg.Self().Candidate || !cfg.Announces(config.AnnounceARP) || len(vip.CheckCapabilities()) > 0 {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, 15*time.Second)
