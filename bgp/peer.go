@@ -32,22 +32,22 @@ type peer struct {
 	found    *discovery    // of an unnumbered peer; nil: it has an address
 	done     chan struct{} // closed when run has returned
 
-	mu       sync.Mutex // guards the rest
-	cfg      Peer
-	want     *wanted
-	session  *session // from the OPENs to the end
-	ending   bool     // we want no session any more
-	cancel   context.CancelFunc
-	at       endpoint // as far as it is known
-	link     string   // that leads to it
-	status   PeerStatus
-	warned   string // the last reason that was warned of
-	bfdState bfd.State
+	mu      sync.Mutex // guards the rest
+	cfg     Peer
+	want    *wanted
+	session *session // from the OPENs to the end
+	ending  bool     // we want no session any more
+	cancel  context.CancelFunc
+	at      endpoint // as far as it is known
+	link    string   // that leads to it
+	status  PeerStatus
+	warned  string    // the last reason that was warned of
+	path    bfd.State // what BFD says of the path to the router, less what it said of itself
 }
 
 func newPeer(node Config, cfg Peer, want *wanted) *peer {
 	p := &peer{
-		name: cfg.Name, node: node, log: node.Log.With("peer", cfg.Name), cfg: cfg, want: want,
+		name: cfg.Name, node: node, log: node.Log.With("peer", cfg.Name), cfg: cfg, want: want, path: bfd.Down,
 		kick: make(chan struct{}, 1), incoming: make(chan net.Conn, 1), done: make(chan struct{}),
 		status: PeerStatus{Name: cfg.Name, Interface: cfg.Interface, AS: cfg.AS, State: Idle, Since: time.Now(), Why: "not started"},
 	}
@@ -73,6 +73,9 @@ func sameSession(a, b Peer) bool {
 func (p *peer) update(cfg Peer) {
 	p.mu.Lock()
 	p.cfg = cfg
+	if cfg.BFD == nil {
+		p.path = bfd.Down
+	}
 	p.mu.Unlock()
 	p.wake()
 	p.watch()
@@ -359,7 +362,7 @@ func (p *peer) adopt(s *session) bool {
 // wish is what the router is to hear now.
 func (p *peer) wish(e endpoint, a agreement) (*wanted, terms) {
 	p.mu.Lock()
-	cfg, want, state := p.cfg, p.want, p.bfdState
+	cfg, want, state := p.cfg, p.want, p.path
 	p.mu.Unlock()
 	t := terms{localAS: p.localASOf(cfg), attributes: cfg.Attributes}
 	t.external = a.remoteAS != t.localAS
@@ -378,7 +381,9 @@ func (p *peer) wish(e endpoint, a agreement) (*wanted, terms) {
 // off, or a session is not up yet, it says nothing of the path.
 func (p *peer) bfdChanged(c bfd.Change) {
 	p.mu.Lock()
-	p.bfdState = c.New
+	if !c.RemoteAdminDown {
+		p.path = c.New
+	}
 	s, up := p.session, p.status.State == Established
 	strict := p.cfg.BFD != nil && p.cfg.BFD.Strict
 	p.mu.Unlock()

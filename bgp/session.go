@@ -191,10 +191,10 @@ func (s *session) remove(keep map[netip.Prefix]struct{}) error {
 
 func (s *session) note(version uint64, withheld []Withheld) {
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	different := !slices.Equal(s.withheld, withheld)
 	s.applied, s.withheld = version, withheld
 	s.ring()
+	s.mu.Unlock()
 	if different {
 		s.tell()
 	}
@@ -226,7 +226,6 @@ func (s *session) sent(update []byte) {
 		panic("bgp: " + err.Error()) // gobgp's own, and whole
 	}
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	for _, p := range withdrawn {
 		delete(s.written, p)
 		if s.owed[p]--; s.owed[p] <= 0 {
@@ -238,6 +237,7 @@ func (s *session) sent(update []byte) {
 	}
 	s.moves++
 	s.ring()
+	s.mu.Unlock()
 	s.tell()
 }
 

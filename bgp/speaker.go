@@ -24,7 +24,7 @@ type Speaker struct {
 	gates chan struct{} // routes are different: see whose gate is over next
 	bfds  chan struct{} // what BFD has to watch is different
 
-	peering chan struct{} // held by SetPeers, and by the end of Run
+	peering chan struct{} // held by SetPeers
 
 	mu       sync.Mutex             // guards the rest
 	routes   map[netip.Prefix]Route // as Set said

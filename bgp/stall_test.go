@@ -14,8 +14,8 @@ import (
 	"github.com/pintle-lb/pintle/internal/netlab"
 )
 
-// listenOn accepts BGP on a host, with so little room that a connection nobody reads from is full soon.
-func listenOn(t testing.TB, host *netlab.Host, at netip.Addr) net.Listener {
+// listenNarrow accepts BGP on a host, with so little room that a connection nobody reads from is full soon.
+func listenNarrow(t testing.TB, host *netlab.Host, at netip.Addr) net.Listener {
 	t.Helper()
 	config := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
 		return control(c, func(fd int) error { return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, 4096) })
@@ -48,7 +48,7 @@ func answer(t testing.TB, l net.Listener) net.Conn {
 // TestStalled: a router that no longer reads is not waited for; its session ends, so that it has nothing from us.
 func TestStalled(t *testing.T) {
 	host := newLab(t)
-	l := listenOn(t, host, routerAddr)
+	l := listenNarrow(t, host, routerAddr)
 	s := speak(t, numberedPeer())
 	conn := answer(t, l)
 	s.awaitState("r", Established)
@@ -87,7 +87,7 @@ func TestStalled(t *testing.T) {
 // TestStalledEnd: such a router does not keep Run from ending.
 func TestStalledEnd(t *testing.T) {
 	host := newLab(t)
-	l := listenOn(t, host, routerAddr)
+	l := listenNarrow(t, host, routerAddr)
 	s := speak(t, numberedPeer())
 	answer(t, l)
 	s.awaitState("r", Established)

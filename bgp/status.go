@@ -70,14 +70,16 @@ func (p *peer) failed(wasUp bool, err error) time.Duration {
 	if errors.As(err, &c) && c.malformed {
 		p.status.Malformed++
 	}
+	if wasUp || p.cfg.Passive { // then it is the router's pause that counts
+		retry = min(retry, jittered(soonAgain))
+	}
 	if wasUp {
 		p.status.Flaps++
 		p.status.Hold, p.status.Families = 0, nil
-		retry = min(retry, jittered(soonAgain))
 	}
 	state := Waiting
-	if p.status.State == Idle { // nothing was tried
-		state = Idle
+	if p.status.State == Idle { // nothing was tried, which costs nobody anything
+		state, retry = Idle, min(retry, jittered(soonAgain))
 	}
 	p.become(state, why)
 	again := p.warned == why
