@@ -292,8 +292,12 @@ SIGSTOP; the hold time is 3 s without BFD and 9 s with it.
 
 // bgpTable has a row for each case, and a column for each system with each router.
 func bgpTable(fs []Figure) string {
+	gone := slices.DeleteFunc(slices.Clone(fs), func(f Figure) bool { return f.Metric != "gone" })
+	if len(gone) == 0 {
+		return manyTable(fs)
+	}
 	var b strings.Builder
-	systems := distinct(fs, func(f Figure) string { return f.System })
+	systems := distinct(gone, func(f Figure) string { return f.System })
 	t := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
 	fmt.Fprint(t, "route gone after, ms")
 	for _, kind := range routerKinds {
@@ -302,14 +306,11 @@ func bgpTable(fs []Figure) string {
 		}
 	}
 	fmt.Fprintln(t)
-	for _, c := range bgpCases {
-		if c.name == manyCase || !slices.ContainsFunc(fs, func(f Figure) bool { return strings.HasSuffix(f.Case, " "+c.name) }) {
-			continue
-		}
-		fmt.Fprint(t, c.name)
+	for _, cas := range distinct(gone, func(f Figure) string { return f.Case[strings.Index(f.Case, " ")+1:] }) {
+		fmt.Fprint(t, cas)
 		for _, kind := range routerKinds {
 			for _, sys := range systems {
-				f, ok := find(fs, sys, kind.name+" "+c.name, "gone")
+				f, ok := find(gone, sys, kind.name+" "+cas, "gone")
 				fmt.Fprintf(t, "\t%s", medianMax(f, ok))
 			}
 		}

@@ -112,7 +112,7 @@ func (w *Watch) Await(ctx context.Context, prefix netip.Prefix, hops ...netip.Ad
 	return at, nil
 }
 
-// Gone waits until a prefix has next hops without this one, or none, and returns since when.
+// Gone waits until a prefix has next hops without this one, or none, and returns since when: the zero time if it never had it.
 func (w *Watch) Gone(ctx context.Context, prefix netip.Prefix, hop netip.Addr) (time.Time, error) {
 	at, err := w.wait(ctx, func() (time.Time, bool) {
 		return w.without(prefix, hop)
@@ -179,7 +179,10 @@ func (w *Watch) wait(ctx context.Context, ok func() (time.Time, bool)) (time.Tim
 		at, ok := ok()
 		changed, err := w.changed, w.err
 		w.mu.Unlock()
-		if ok || err != nil {
+		if ok {
+			return at, nil
+		}
+		if err != nil {
 			return at, err
 		}
 		select {

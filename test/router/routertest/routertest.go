@@ -38,7 +38,12 @@ func FRR(t testing.TB, host *netlab.Host, c router.Config) *router.Router {
 // BIRD runs BIRD on a host.
 func BIRD(t testing.TB, host *netlab.Host, c router.Config) *router.Router {
 	t.Helper()
-	text := c.BIRD()
+	return BIRDText(t, host, c.BIRD())
+}
+
+// BIRDText runs BIRD on a host, with a bird.conf.
+func BIRDText(t testing.TB, host *netlab.Host, text string) *router.Router {
+	t.Helper()
 	r, err := router.StartBIRD(t.Context(), host, dir(t), text)
 	return started(t, r, err, text)
 }
