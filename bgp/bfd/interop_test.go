@@ -19,7 +19,7 @@ import (
 )
 
 // program finds a router's program, or skips the test.
-func program(t *testing.T, paths ...string) string {
+func program(t testing.TB, paths ...string) string {
 	t.Helper()
 	for _, p := range paths {
 		if _, err := os.Stat(p); err == nil {
@@ -45,7 +45,7 @@ func (l *logged) Write(b []byte) (int, error) {
 	return l.b.Write(b)
 }
 
-func start(t *testing.T, host *netlab.Host, args ...string) {
+func start(t testing.TB, host *netlab.Host, args ...string) {
 	t.Helper()
 	var out logged
 	cmd := exec.Command(args[0], args[1:]...)
@@ -64,7 +64,7 @@ func start(t *testing.T, host *netlab.Host, args ...string) {
 	})
 }
 
-func write(t *testing.T, path, text string) string {
+func write(t testing.TB, path, text string) string {
 	t.Helper()
 	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
 		t.Fatal(err)
@@ -73,7 +73,7 @@ func write(t *testing.T, path, text string) string {
 }
 
 // startFRR runs zebra and bfdd on host, with sessions to all of a's addresses.
-func startFRR(t *testing.T, host, a *netlab.Host, interval time.Duration) {
+func startFRR(t testing.TB, host, a *netlab.Host, interval time.Duration) {
 	t.Helper()
 	zebra, bfdd := program(t, "/usr/lib/frr/zebra"), program(t, "/usr/lib/frr/bfdd")
 	dir := frrDir(t)
@@ -97,7 +97,7 @@ func startFRR(t *testing.T, host, a *netlab.Host, interval time.Duration) {
 }
 
 // frrDir makes a folder that FRR's programs, which run as their own user, may write to.
-func frrDir(t *testing.T) string {
+func frrDir(t testing.TB) string {
 	t.Helper()
 	dir := t.TempDir()
 	frr, err := user.Lookup("frr")
@@ -116,7 +116,7 @@ func frrDir(t *testing.T) string {
 }
 
 // startBIRD runs bird on host, with sessions to all of a's addresses. auth may be empty.
-func startBIRD(t *testing.T, host, a *netlab.Host, interval time.Duration, auth string) {
+func startBIRD(t testing.TB, host, a *netlab.Host, interval time.Duration, auth string) {
 	t.Helper()
 	bird := program(t, "/usr/sbin/bird")
 	dir := t.TempDir()
@@ -138,14 +138,14 @@ protocol bfd {
 // A router is a program that we have sessions with.
 type router struct {
 	name  string
-	start func(t *testing.T, host, a *netlab.Host, interval time.Duration)
+	start func(t testing.TB, host, a *netlab.Host, interval time.Duration)
 	auth  *Auth
 	hops  uint8 // of multihop sessions: BIRD does not send with TTL 255
 }
 
 func routers() []router {
-	bird := func(auth string) func(t *testing.T, host, a *netlab.Host, interval time.Duration) {
-		return func(t *testing.T, host, a *netlab.Host, interval time.Duration) {
+	bird := func(auth string) func(t testing.TB, host, a *netlab.Host, interval time.Duration) {
+		return func(t testing.TB, host, a *netlab.Host, interval time.Duration) {
 			startBIRD(t, host, a, interval, auth)
 		}
 	}

@@ -5,16 +5,21 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"runtime"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"github.com/pintle-lb/pintle/internal/netlab"
 )
 
 // newLab makes a lab, or skips the test where that is not possible.
-func newLab(t *testing.T, nodes int) *netlab.Lab {
+func newLab(t testing.TB, nodes int) *netlab.Lab {
 	t.Helper()
 	lab, err := netlab.New(netlab.Options{Nodes: nodes, IPv6: true})
 	if err != nil {
@@ -301,5 +306,72 @@ func TestSocketTroubles(t *testing.T) {
 	sb.awaitUp("a")
 	if st := second.status("b"); st.Error != "" {
 		t.Errorf("%+v", st)
+	}
+}
+
+// A link that goes takes its sockets with it, and a new one of the same name is used without a restart.
+func TestLinkComesBack(t *testing.T) {
+	lab := newLab(t, 1)
+	node := lab.Node(1)
+	p := to("x", netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.2"))
+	p.Link = "v0"
+	renew := func() {
+		t.Helper()
+		if err := node.Do(makeLink); err != nil {
+			t.Fatal(err)
+		}
+	}
+	renew()
+	st := inhabit(t, node.Host, p)
+	await(t, 5*time.Second, "it sends", func() bool { return st.status("x").Sent > 0 })
+	if err := node.Do(func() error { return netlink.LinkDel(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "v0"}}) }); err != nil {
+		t.Fatal(err)
+	}
+	await(t, 5*time.Second, "it says that the link is gone", func() bool { return strings.HasSuffix(st.status("x").Error, "no such device") })
+	renew()
+	await(t, 5*time.Second, "it sends again", func() bool { return st.status("x").Error == "" })
+}
+
+// makeLink makes a link v0 with 192.0.2.1/24, whose other end is nobody's.
+func makeLink() error {
+	if err := netlink.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "v0"}, PeerName: "v1"}); err != nil {
+		return err
+	}
+	for _, name := range []string{"v0", "v1"} {
+		link, err := netlink.LinkByName(name)
+		if err == nil {
+			err = netlink.LinkSetUp(link)
+		}
+		if err == nil && name == "v0" {
+			addr, _ := netlink.ParseAddr("192.0.2.1/24")
+			err = netlink.AddrAdd(link, addr)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// The thread of the sessions comes before others, and only while Run runs.
+func TestPriority(t *testing.T) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	before, err := unix.Getpriority(unix.PRIO_PROCESS, unix.Gettid())
+	if err != nil {
+		t.Fatal(err)
+	}
+	undo := hasten()
+	during, _ := unix.Getpriority(unix.PRIO_PROCESS, unix.Gettid())
+	undo()
+	after, _ := unix.Getpriority(unix.PRIO_PROCESS, unix.Gettid())
+	if after != before {
+		t.Errorf("nice %d before, %d after", 20-before, 20-after)
+	}
+	if during == before {
+		t.Skip("this process may not raise a priority")
+	}
+	if 20-during != niceness {
+		t.Errorf("nice %d, not %d", 20-during, niceness)
 	}
 }
