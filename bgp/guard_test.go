@@ -209,6 +209,7 @@ func (r *rig) lastWords(t *testing.T) message {
 			if _, err := r.router.Read(make([]byte, 1)); err != io.EOF {
 				t.Errorf("after the NOTIFICATION: %v, want the end", err)
 			}
+			r.router.Close()
 			return m
 		}
 	}
@@ -502,8 +503,13 @@ func TestMalformed(t *testing.T) {
 			r.end(t)
 		})
 		// The session of another router is as it was.
-		other.alive(t)
+		select {
+		case err := <-other.ended:
+			t.Fatalf("the session of another router ended: %v", err)
+		default:
+		}
 	}
+	other.alive(t)
 }
 
 type malformation struct {
