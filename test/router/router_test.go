@@ -230,3 +230,28 @@ func TestGracefulShutdown(t *testing.T) {
 		})
 	}
 }
+
+// A configuration can change while the router runs, and what cannot be understood is an error.
+func TestLoad(t *testing.T) {
+	texts := map[string]func(router.Config) string{"FRR": router.Config.FRR, "BIRD": router.Config.BIRD}
+	start := map[string]func(testing.TB, *netlab.Host, router.Config) *router.Router{"FRR": routertest.FRR, "BIRD": routertest.BIRD}
+	for name, run := range start {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			lab := routertest.Lab(t, netlab.Options{Nodes: 1})
+			h, s := lab.Client(), lab.Node(1).Host
+			w := routertest.Watch(t, h)
+			routertest.BIRD(t, h, router.Config{AS: hub, RouterID: h.Addr(), Neighbors: []router.Neighbor{{Addr: s.Addr(), AS: spoke}}})
+			c := router.Config{AS: spoke, RouterID: s.Addr(), Neighbors: []router.Neighbor{{Addr: h.Addr(), AS: hub}}}
+			r := run(t, s, c)
+			if err := r.Load(t.Context(), "nonsense\n"+texts[name](c)); err == nil {
+				t.Error("it took nonsense")
+			}
+			c.Originate = []netip.Prefix{vip4}
+			if err := r.Load(t.Context(), texts[name](c)); err != nil {
+				t.Fatal(err)
+			}
+			await(t, w, vip4, s.Addr())
+		})
+	}
+}
