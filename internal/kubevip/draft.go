@@ -18,6 +18,8 @@ import (
 // A draft is the configuration as far as the settings were read.
 type draft struct {
 	static bool // a static pod: it has no service account
+	mode   mode
+	routed routed
 	plane  manifests.ControlPlane
 	notes  []Note
 
@@ -100,7 +102,7 @@ func (d *draft) enable(s setting)      { d.keeps = s.value }
 func (d *draft) servicePort(s setting) { d.servedAt = s.value }
 
 func (d *draft) serviceHost(s setting) {
-	if d.service = s.value; s.from != "" && s.from != "status.hostIP" {
+	if d.service = s.value; d.mode.elected && s.from != "" && s.from != "status.hostIP" {
 		d.note(s, "https://127.0.0.1:6443 is asked: name others in kubernetes.servers")
 	}
 }
@@ -113,6 +115,12 @@ func (d *draft) dns(s setting) {
 }
 
 func (d *draft) link(s setting) {
+	if !d.mode.arp() {
+		if s.value != "lo" {
+			d.note(s, "the address stands on lo, and is announced on no link")
+		}
+		return
+	}
 	if s.value == "lo" {
 		d.note(s, "nobody asks on lo: the address is announced on the link that has its subnet; name another with link")
 		return
@@ -151,8 +159,11 @@ func (d *draft) services(s setting) {
 }
 
 func (d *draft) arp(s setting) {
-	if !isTrue(s.value) {
-		d.note(s, "Pintle always announces by ARP and neighbour discovery: the address must be in the subnet of a link")
+	switch on := isTrue(s.value); {
+	case d.mode.arp() && !on:
+		d.note(s, "Pintle announces by ARP and neighbour discovery if not by BGP or in a table: the address must be in the subnet of a link")
+	case !d.mode.arp() && on:
+		d.note(s, "kube-vip does one thing only, and here that is not ARP: with Pintle announce: [arp, bgp] does both, with an election")
 	}
 }
 
@@ -192,6 +203,10 @@ const makeUser = "make Pintle a user of its own: kubeadm kubeconfig user --clien
 	", and its rights: pintle manifest rbac --user pintle | kubectl apply -f -"
 
 func (d *draft) kubeconfig(s setting) {
+	if !d.mode.elected {
+		d.note(s, "nothing is elected here, so Pintle asks nothing of the API and needs no kubeconfig")
+		return
+	}
 	if strings.Contains(path.Base(s.value), "admin") {
 		d.plane.Kubeconfig = ownUser
 		d.note(s, "is the administrator's: %s", makeUser)
@@ -202,6 +217,9 @@ func (d *draft) kubeconfig(s setting) {
 }
 
 func (d *draft) server(s setting) {
+	if !d.mode.elected {
+		return // nothing is asked
+	}
 	u, err := url.Parse(s.value)
 	if err != nil || u.Scheme != "https" || u.Path != "" && u.Path != "/" {
 		d.note(s, "kubernetes.servers takes URLs with an IP address, as in https://127.0.0.1:6443, which is asked if nothing is said")
@@ -239,7 +257,10 @@ func (d *draft) namespace(s setting) {
 }
 
 func (d *draft) election(s setting) {
-	if !isTrue(s.value) {
+	if d.mode.table && isTrue(s.value) {
+		d.note(s, "kube-vip elects nobody for a control plane in a routing table: every healthy node has the route. election: lease would")
+	}
+	if d.mode.arp() && !isTrue(s.value) {
 		d.note(s, "Pintle always elects: one node at a time has the address")
 	}
 }
@@ -251,6 +272,9 @@ func (d *draft) electionType(s setting) {
 }
 
 func (d *draft) leaseName(s setting) {
+	if !d.mode.elected {
+		return // there is none
+	}
 	d.note(s, "Pintle has a Lease of its own, called pintle: they must not share one. Delete the old one at the end")
 }
 
@@ -258,6 +282,9 @@ func (d *draft) leaseName(s setting) {
 const least, most, usual = 2 * time.Second, time.Minute, 5 * time.Second
 
 func (d *draft) duration(s setting) {
+	if !d.mode.elected {
+		return // there is no Lease
+	}
 	n, err := strconv.Atoi(s.value)
 	if err != nil || n <= 0 {
 		d.note(s, "is no number of seconds: lease.duration is %s", usual)
@@ -268,16 +295,6 @@ func (d *draft) duration(s setting) {
 	if d.plane.Duration != want {
 		d.note(s, "lease.duration is %.0fs: it can be 2s to 60s", d.plane.Duration.Seconds())
 	}
-}
-
-// bgpPeers hides the passwords: address:AS:password:multihop, and so on.
-func (d *draft) bgpPeers(s setting) {
-	peers := strings.Split(s.value, ",")
-	for i, p := range peers {
-		peers[i] = hidePassword(p)
-	}
-	s.value = strings.Join(peers, ",")
-	d.note(s, "%s", notBGP)
 }
 
 // hidePassword keeps what stands before the password. An IPv6 address is in brackets or has more colons than a peer
@@ -303,7 +320,7 @@ func (d *draft) surroundings(w workload) {
 		}
 		d.note(setting{name: "envFrom", value: name}, "its settings were not seen here: write them into the manifest and import it again")
 	}
-	if d.static && d.plane.Kubeconfig == "" {
+	if d.static && d.mode.elected && d.plane.Kubeconfig == "" {
 		d.plane.Kubeconfig = ownUser
 		for _, p := range w.paths {
 			if strings.HasSuffix(p, "admin.conf") {
@@ -323,22 +340,26 @@ func (d *draft) config() ([]byte, error) {
 	if err := d.parseAddresses(); err != nil {
 		return nil, err
 	}
-	d.plane.Election = manifests.Lease
+	if err := d.announce(); err != nil {
+		return nil, err
+	}
 	if !d.static {
 		d.plane.Health.Kind = manifests.Connect
 		d.note(setting{name: "health"}, "Pintle also asks whether the node's API server works. k3s and RKE2 answer nobody without a name, so it only connects; "+
 			"with kubeadm give http: https://127.0.0.1:6443/readyz instead, as pintle manifest daemonset does")
 	}
-	if d.service != "" && len(d.plane.Servers) == 0 {
+	if d.mode.elected && d.service != "" && len(d.plane.Servers) == 0 {
 		port := d.servedAt
 		if port == "" {
 			port = "443"
 		}
 		d.addServer(setting{name: "KUBERNETES_SERVICE_HOST", value: d.service}, net.JoinHostPort(d.service, port))
 	}
-	d.plane.Comments = []string{
-		"kube-vip elects by a Lease, and so does this. Raft is faster and needs no API server, only a list of the nodes:",
-		"pintle manifest pod --address " + d.plane.Addresses[0].String() + " --peers NAME=ADDRESS,NAME=ADDRESS,NAME=ADDRESS",
+	if d.mode.arp() {
+		d.plane.Comments = []string{
+			"kube-vip elects by a Lease, and so does this. Raft is faster and needs no API server, only a list of the nodes:",
+			"pintle manifest pod --address " + d.plane.Addresses[0].String() + " --peers NAME=ADDRESS,NAME=ADDRESS,NAME=ADDRESS",
+		}
 	}
 	return d.plane.Config()
 }

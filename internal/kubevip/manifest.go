@@ -14,6 +14,8 @@ import (
 	"strings"
 
 	"github.com/goccy/go-yaml"
+
+	"github.com/pintle-lb/pintle/manifests"
 )
 
 // A Note is a setting that has no equivalent, or another meaning with Pintle.
@@ -40,7 +42,10 @@ func Import(manifest []byte, madeBy string) (config []byte, notes []Note, err er
 	}
 	d := draft{static: w.kind == "Pod"}
 	d.plane.MadeBy = madeBy
-	for _, s := range d.effective(w.settings()) {
+	d.routed.table = manifests.Table{Number: usualTable, Protocol: usualProtocol}
+	all := d.effective(w.settings())
+	d.mode = modeOf(all)
+	for _, s := range all {
 		d.use(s)
 	}
 	d.surroundings(w)

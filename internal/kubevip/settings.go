@@ -16,11 +16,13 @@ type known struct {
 func names(n ...string) []string { return n }
 
 const (
-	notBGP      = "BGP is not in Pintle yet: it announces by ARP and neighbour discovery only"
+	ownID       = "Pintle takes the node's first IPv4 address as its router ID: set bgp.routerID for another"
+	ownSource   = "a session is from the address that the node has towards the router: set localAddress for another"
+	notZebra    = "Pintle speaks BGP itself, and takes no routes from a daemon or to it: announce: [table] leaves them in a table"
 	notServices = "belongs to Services of type LoadBalancer, which Pintle does not serve yet: keep a kube-vip with cp_enable=false for them"
 	notBalance  = "Pintle does not balance: the node that has the address serves all that comes to it"
-	notTable    = "Pintle writes no routes: it announces by ARP and neighbour discovery only"
-	notMetal    = "Pintle speaks with no provider's API: it announces by ARP and neighbour discovery only"
+	notTunnel   = "Pintle has no tunnels: it announces by ARP and neighbour discovery, by BGP, or in a table"
+	notMetal    = "Pintle speaks with no provider's API: it announces by ARP and neighbour discovery, by BGP, or in a table"
 	notEgress   = "Pintle does nothing with traffic that leaves: leave it to the network of the cluster"
 	notNames    = "Pintle takes addresses only, which stay as they are: write the address itself"
 	ownHealth   = "health says how a node asks its own API server, and with Pintle it counts in every mode"
@@ -115,33 +117,33 @@ var services = []known{
 }
 
 var elsewhere = []known{
-	{env: names("bgp_enable"), flags: names("--bgp"), on: true, why: notBGP},
-	{env: names("bgp_routerid"), flags: names("--bgpRouterID"), why: notBGP},
-	{env: names("bgp_routerinterface"), why: notBGP},
-	{env: names("bgp_as"), flags: names("--localAS"), why: notBGP},
-	{env: names("bgp_peeraddress"), flags: names("--peerAddress"), why: notBGP},
+	{env: names("bgp_enable"), flags: names("--bgp"), on: true, take: (*draft).bgpEnable},
+	{env: names("bgp_routerid"), flags: names("--bgpRouterID"), where: true, take: withBGP((*draft).routerID)},
+	{env: names("bgp_routerinterface"), why: ownID},
+	{env: names("bgp_as"), flags: names("--localAS"), take: withBGP((*draft).localAS)},
+	{env: names("bgp_peeraddress"), flags: names("--peerAddress"), take: withBGP((*draft).peerAddress)},
 	{env: names("bgp_peers"), flags: names("--bgppeers"), take: (*draft).bgpPeers},
-	{env: names("bgp_peeras"), flags: names("--peerAS"), why: notBGP},
-	{env: names("bgp_peerpass"), flags: names("--peerPass"), secret: true, why: notBGP},
-	{env: names("bgp_multihop"), flags: names("--multihop", "--multiHop"), on: true, why: notBGP},
-	{env: names("bgp_sourceif"), flags: names("--sourceIF", "--sourceif"), why: notBGP},
-	{env: names("bgp_sourceip"), flags: names("--sourceIP", "--sourceip"), why: notBGP},
-	{env: names("bgp_hold_time"), flags: names("--bgpHoldTimer"), why: notBGP},
-	{env: names("bgp_keepalive_interval"), flags: names("--bgpKeepAliveInterval"), why: notBGP},
-	{env: names("mpbgp_nexthop"), why: notBGP},
-	{env: names("mpbgp_ipv4"), why: notBGP},
-	{env: names("mpbgp_ipv6"), why: notBGP},
-	{env: names("zebra_enable"), flags: names("--zebra"), on: true, why: notBGP},
-	{env: names("zebra_url"), flags: names("--zebraUrl"), why: notBGP},
-	{env: names("zebra_version"), flags: names("--zebraVersion"), why: notBGP},
-	{env: names("zebra_software_name"), flags: names("--zebraSoftwareName"), why: notBGP},
-	{env: names("annotation", "annotations"), flags: names("--annotations"), why: notBGP + ", and takes nothing from annotations of nodes"},
-	{env: names("vip_wireguard"), flags: names("--wireguard"), on: true, why: notTable},
-	{env: names("vip_routingtable"), flags: names("--table"), on: true, why: notTable},
-	{env: names("vip_routingtableid"), flags: names("--tableID"), why: notTable},
-	{env: names("vip_routingtabletype"), flags: names("--tableType"), why: notTable},
-	{env: names("vip_routingprotocol"), flags: names("--routingProtocol"), why: notTable},
-	{env: names("vip_cleanroutingtable"), flags: names("--cleanRoutingTable"), on: true, why: notTable},
+	{env: names("bgp_peeras"), flags: names("--peerAS"), take: withBGP((*draft).peerAS)},
+	{env: names("bgp_peerpass"), flags: names("--peerPass"), secret: true, where: true, take: (*draft).peerPassword},
+	{env: names("bgp_multihop"), flags: names("--multihop", "--multiHop"), on: true, take: (*draft).multihop},
+	{env: names("bgp_sourceif"), flags: names("--sourceIF", "--sourceif"), why: ownSource},
+	{env: names("bgp_sourceip"), flags: names("--sourceIP", "--sourceip"), where: true, take: withBGP((*draft).sourceIP)},
+	{env: names("bgp_hold_time"), flags: names("--bgpHoldTimer"), take: withBGP((*draft).holdTime)},
+	{env: names("bgp_keepalive_interval"), flags: names("--bgpKeepAliveInterval"), take: withBGP((*draft).keepalive)},
+	{env: names("mpbgp_nexthop"), why: "Pintle names this node's own addresses as next hops, of both families: set nextHop for others"},
+	{env: names("mpbgp_ipv4"), where: true, take: withBGP((*draft).nextHop)},
+	{env: names("mpbgp_ipv6"), where: true, take: withBGP((*draft).nextHop)},
+	{env: names("zebra_enable"), flags: names("--zebra"), on: true, why: notZebra},
+	{env: names("zebra_url"), flags: names("--zebraUrl"), why: notZebra},
+	{env: names("zebra_version"), flags: names("--zebraVersion"), why: notZebra},
+	{env: names("zebra_software_name"), flags: names("--zebraSoftwareName"), why: notZebra},
+	{env: names("annotation", "annotations"), flags: names("--annotations"), why: "Pintle reads no routers from annotations: name them in bgp.peers, and choose among them with nodes, nodeLabels or nodeAnnotations"},
+	{env: names("vip_wireguard"), flags: names("--wireguard"), on: true, why: notTunnel},
+	{env: names("vip_routingtable"), flags: names("--table"), on: true, take: (*draft).tableEnable},
+	{env: names("vip_routingtableid"), flags: names("--tableID"), take: withTable((*draft).tableID)},
+	{env: names("vip_routingtabletype"), flags: names("--tableType"), why: "Pintle's route is of type blackhole, which says that it is no way to anywhere: the other daemon takes it by table and protocol number"},
+	{env: names("vip_routingprotocol"), flags: names("--routingProtocol"), take: withTable((*draft).tableProtocol)},
+	{env: names("vip_cleanroutingtable"), flags: names("--cleanRoutingTable"), on: true, why: "Pintle always removes what it left: every route with its protocol number"},
 	{env: names("vip_packet"), flags: names("--metal", "--packet"), on: true, why: notMetal},
 	{env: names("vip_packetproject"), flags: names("--metalProject", "--packetProject"), why: notMetal},
 	{env: names("vip_packetprojectid"), flags: names("--metalProjectID"), why: notMetal},
