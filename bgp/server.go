@@ -29,6 +29,7 @@ type server struct {
 	at    netip.AddrPort // where gobgp listens
 	guard netip.Addr     // where the guard connects from: the neighbour's address
 	key   string         // of TCP-MD5 between the two, so that nobody else on this machine can be the neighbour
+	done  func()         // with globals; nil: it does not read them
 }
 
 // neighbour is what gobgp is to believe of a router. It is what the guard negotiated, so gobgp has nothing to decide.
@@ -58,15 +59,10 @@ func startServer(ctx context.Context, log *slog.Logger, as uint32, id netip.Addr
 	return nil, err
 }
 
-// starting guards gobgp's global variables, which StartBgp sets, and plainTCP's.
-var starting sync.Mutex
-
 // plainTCP runs f while new listeners are not Multipath TCP's, as they are by default: those know no MD5, which gobgp finds out
 // with no more than a line in its log. There is no other way to its listener.
 func plainTCP(f func() error) error {
 	const name = "GODEBUG"
-	starting.Lock()
-	defer starting.Unlock()
 	old, had := os.LookupEnv(name)
 	if err := os.Setenv(name, strings.TrimPrefix(old+",multipathtcp=0", ",")); err != nil {
 		return err
@@ -82,6 +78,7 @@ func plainTCP(f func() error) error {
 }
 
 func (s *server) start(ctx context.Context, as uint32, id netip.Addr) error {
+	defer globals.write()()
 	err := plainTCP(func() error {
 		return s.bgp.StartBgp(ctx, &api.StartBgpRequest{Global: &api.Global{
 			Asn: as, RouterId: id.String(), ListenPort: int32(s.at.Port()), ListenAddresses: []string{s.at.Addr().String()},
@@ -111,6 +108,7 @@ func (s *server) start(ctx context.Context, as uint32, id netip.Addr) error {
 
 // connect makes the guard gobgp's neighbour and returns the guard's connection to it. gobgp has sent nothing but its OPEN then.
 func (s *server) connect(ctx context.Context, n neighbour) (net.Conn, error) {
+	s.done = globals.read() // gobgp does by itself when the session is established
 	if err := s.addNeighbour(ctx, s.guard, n, s.key); err != nil {
 		return nil, err
 	}
@@ -145,7 +143,16 @@ func (s *server) addNeighbour(ctx context.Context, from netip.Addr, n neighbour,
 
 // established blocks until gobgp has taken the session for established. From then on it sends an UPDATE for each change.
 func (s *server) established(ctx context.Context) error {
-	return s.await(ctx, s.guard, api.PeerState_ESTABLISHED)
+	err := s.await(ctx, s.guard, api.PeerState_ESTABLISHED)
+	s.doneReading()
+	return err
+}
+
+func (s *server) doneReading() {
+	if s.done != nil {
+		s.done()
+		s.done = nil
+	}
 }
 
 // await asks rather than listens: gobgp's events of an earlier neighbour may come late.
@@ -169,6 +176,8 @@ func (s *server) await(ctx context.Context, from netip.Addr, want api.PeerState_
 
 // disconnect forgets the neighbour and every route.
 func (s *server) disconnect() {
+	s.doneReading()
+	defer globals.read()()
 	ctx := context.Background()
 	_ = s.bgp.DeletePeer(ctx, &api.DeletePeerRequest{Address: s.guard.String()}) // there may be none
 	_ = s.bgp.DeletePath(ctx, &api.DeletePathRequest{})
@@ -176,6 +185,7 @@ func (s *server) disconnect() {
 
 // add advertises a route, or replaces it.
 func (s *server) add(e export) error {
+	defer globals.read()()
 	_, err := s.bgp.AddPath(context.Background(), &api.AddPathRequest{Path: e.api()})
 	if err != nil {
 		return fmt.Errorf("add %s to gobgp: %w", e.prefix, err)
@@ -185,6 +195,7 @@ func (s *server) add(e export) error {
 
 // remove withdraws what was added.
 func (s *server) remove(e export) error {
+	defer globals.read()()
 	if err := s.bgp.DeletePath(context.Background(), &api.DeletePathRequest{Path: e.api()}); err != nil {
 		return fmt.Errorf("remove %s from gobgp: %w", e.prefix, err)
 	}

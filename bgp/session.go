@@ -34,9 +34,10 @@ type session struct {
 	kick   <-chan struct{} // wish has something new
 	tell   func()          // what status says has changed
 
-	applying  sync.Mutex // held while gobgp is told; guards live and confirmed
-	live      bool       // gobgp may take the session for established at any moment
-	confirmed bool       // and it does
+	applying  sync.Mutex    // held while gobgp is told; guards live and confirmed
+	lives     chan struct{} // closed with live
+	live      bool          // gobgp may take the session for established at any moment
+	confirmed bool          // and it does
 
 	mu        sync.Mutex                // guards the rest
 	installed map[netip.Prefix]export   // in gobgp; changed only with applying held too
@@ -52,7 +53,7 @@ type session struct {
 func newSession() *session {
 	return &session{
 		installed: make(map[netip.Prefix]export), written: make(map[netip.Prefix]struct{}), owed: make(map[netip.Prefix]int),
-		changed: make(chan struct{}),
+		changed: make(chan struct{}), lives: make(chan struct{}),
 	}
 }
 
@@ -99,6 +100,7 @@ func (s *session) up() error {
 		return err
 	}
 	s.live = true
+	close(s.lives)
 	return nil
 }
 
@@ -112,6 +114,7 @@ func (s *session) applyAll() error {
 
 // keep tells gobgp whatever changes, until ctx ends.
 func (s *session) keep(ctx context.Context) error {
+	lives := s.lives
 	for {
 		again, err := s.update(ctx)
 		if ctx.Err() != nil {
@@ -126,6 +129,8 @@ func (s *session) keep(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return nil
+		case <-lives:
+			lives = nil
 		case <-s.kick:
 		}
 	}
