@@ -242,15 +242,19 @@ func secrets(c *config.Config) []string {
 }
 
 // nodesOf are two nodes that the configuration is for, or more: what it names is named after them. Whatever is wrong
-// with it is said when it is parsed.
-func nodesOf(data []byte) []string {
+// with it is said when it is parsed, also what this decoder panics on: a tag in the place of a list.
+func nodesOf(data []byte) (out []string) {
+	defer func() {
+		if recover() != nil {
+			out = []string{"node-a", "node-b"}
+		}
+	}()
 	var some struct {
 		Raft struct{ Peers []struct{ Name string } }
 	}
 	if yaml.Unmarshal(data, &some) != nil || len(some.Raft.Peers) == 0 {
 		return []string{"node-a", "node-b"}
 	}
-	var out []string
 	for _, p := range some.Raft.Peers {
 		out = append(out, p.Name)
 	}

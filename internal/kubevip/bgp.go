@@ -288,7 +288,7 @@ type peerText struct {
 
 func splitPeer(text string) peerText {
 	var p peerText
-	host, rest := "", text
+	var host, rest string
 	switch {
 	case strings.HasPrefix(text, "["):
 		host, rest, _ = strings.Cut(text[1:], "]")

@@ -167,7 +167,7 @@ func decode(manifest []byte) ([]object, error) {
 		// Empty lines in the place of what was before: so errors name the right one.
 		var o object
 		doc := slices.Concat(bytes.Repeat([]byte("\n"), bytes.Count(manifest[:begin], []byte("\n"))), manifest[begin:at[0]])
-		if err := yaml.Unmarshal(doc, &o); err != nil {
+		if err := unmarshal(doc, &o); err != nil {
 			return nil, fmt.Errorf("no manifest of Kubernetes: %s", yaml.FormatError(err, false, false))
 		}
 		if begin = at[1]; len(o.Items) > 0 {
@@ -177,6 +177,16 @@ func decode(manifest []byte) ([]object, error) {
 		}
 	}
 	return out, nil
+}
+
+// unmarshal refuses what the decoder panics on: a tag in the place of a list.
+func unmarshal(doc []byte, o *object) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = errors.New("a tag (!) is where a value should be")
+		}
+	}()
+	return yaml.Unmarshal(doc, o)
 }
 
 // describe is what an object is that is not kube-vip.
