@@ -3,7 +3,7 @@
 // (RFC 5883), with keyed SHA1 authentication (RFC 5880 6.7.4).
 //
 // The state machine, session.go, is pure: step takes a state and an event and returns the next state and what to do. engine.go
-// leads the sessions by a clock that it is given, conn.go is the UDP side, and a [Speaker] joins them.
+// leads the sessions by a clock that it is given, conn_linux.go is the UDP side, and a [Speaker] joins them.
 package bfd
 
 import (

@@ -202,11 +202,29 @@ type outlet struct {
 	port    uint16
 }
 
-// Send sends b. The kernel tells of an ICMP error instead of sending the packet that follows: then it is sent nevertheless.
+// Send sends b. The kernel tells of an ICMP error instead of sending the packet that follows, so every error gets a second
+// attempt; one that passes shows that the error was such an answer.
 func (o *outlet) Send(b []byte) error {
-	err := unix.Send(o.fd, b, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
-	if isRefused(err) {
-		return errors.Join(err, unix.Send(o.fd, b, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL))
+	err := o.try(b)
+	if err == nil {
+		return nil
+	}
+	again := o.try(b)
+	switch {
+	case again == nil || errors.Is(again, unix.ECONNREFUSED):
+		return fmt.Errorf("%w: %w", errRefused, err)
+	case o.path.link != "":
+		return o.whyNot(again)
+	}
+	return again
+}
+
+func (o *outlet) try(b []byte) error { return unix.Send(o.fd, b, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL) }
+
+// whyNot finds out whether the socket's link is gone, which the kernel reports in several ways.
+func (o *outlet) whyNot(err error) error {
+	if _, gone := unix.GetsockoptString(o.fd, unix.SOL_SOCKET, unix.SO_BINDTODEVICE); errors.Is(gone, unix.ENODEV) {
+		return fmt.Errorf("use link %s: %w", o.path.link, gone)
 	}
 	return err
 }
@@ -217,9 +235,6 @@ func (o *outlet) Close() {
 	delete(o.sockets.ports, o.port)
 	o.sockets.exit(o.path)
 }
-
-// isRefused says whether err is that nobody listens at the neighbour.
-func isRefused(err error) bool { return errors.Is(err, unix.ECONNREFUSED) }
 
 // isGone says whether err is that the socket's link does not exist any more.
 func isGone(err error) bool { return errors.Is(err, unix.ENODEV) || errors.Is(err, unix.ENXIO) }

@@ -119,6 +119,7 @@ func (e *engine) join(now time.Time, p Peer) *neighbor {
 	if i >= 0 && e.gone[i].same(p) {
 		n := e.gone[i]
 		e.gone = slices.Delete(e.gone, i, i+1)
+		n.farewells = 0
 		e.index(n)
 		e.step(now, n, adminUp{})
 		return n
@@ -195,6 +196,9 @@ func (e *engine) arrive(now time.Time, d datagram) {
 	n := e.byPath[d.path]
 	if n == nil {
 		return // a stranger; what it sends says nothing of anybody
+	}
+	if refused(n.flaw) {
+		e.mend(n) // something runs there after all
 	}
 	p, raw, err := parsePacket(d.payload)
 	if err != nil {
@@ -282,7 +286,6 @@ func (e *engine) step(now time.Time, n *neighbor, what any) {
 	n.session, do = step(n.session, event{now: now, dice: e.rand.Float64(), what: what})
 	if _, packet := what.(arrival); packet && do.drop == "" {
 		n.received++
-		e.heard(n)
 	}
 	if do.drop != "" {
 		n.drop(do.drop)
@@ -307,9 +310,9 @@ func (e *engine) send(now time.Time, n *neighbor, b []byte) {
 		if !refused(n.flaw) {
 			e.mend(n)
 		}
-	case isRefused(err):
-		n.sent++ // an answer to an earlier packet
-		e.fail(n, refusal)
+	case errors.Is(err, errRefused):
+		n.sent++
+		e.fail(n, err.Error())
 	default:
 		e.fail(n, fmt.Sprintf("send to %v: %v", n.Remote, err))
 		if isGone(err) {
@@ -327,17 +330,10 @@ func (n *neighbor) shut(now time.Time) {
 	n.wire, n.openAt = nil, now.Add(retryOpen)
 }
 
-// refusal is what an ICMP error of the neighbour says.
-const refusal = "the neighbour refuses packets: BFD does not run there, or not for this session"
+// errRefused is that a packet was sent, and an earlier one was answered by an ICMP error.
+var errRefused = errors.New("the neighbour refuses packets, BFD does not run there or not for this session")
 
-func refused(flaw string) bool { return strings.HasPrefix(flaw, refusal) }
-
-// heard ends a refusal: something runs there after all.
-func (e *engine) heard(n *neighbor) {
-	if refused(n.flaw) {
-		e.mend(n)
-	}
-}
+func refused(flaw string) bool { return strings.HasPrefix(flaw, errRefused.Error()) }
 
 // fail notes what is wrong, once for each thing.
 func (e *engine) fail(n *neighbor, why string) {
