@@ -317,7 +317,7 @@ func bgpTable(fs []Figure) string {
 		fmt.Fprintln(t)
 	}
 	_ = t.Flush() // a strings.Builder takes all
-	return b.String() + bgpLegend + manyTable(fs)
+	return b.String() + "\n" + bgpLegend + manyTable(fs)
 }
 
 func medianMax(f Figure, ok bool) string {

@@ -229,5 +229,5 @@ func manyTable(fs []Figure) string {
 		fmt.Fprintln(t)
 	}
 	_ = t.Flush() // a strings.Builder takes all
-	return b.String() + manyLegend
+	return b.String() + "\n" + manyLegend
 }
