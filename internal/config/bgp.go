@@ -1,6 +1,7 @@
 package config
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/binary"
 	"net/netip"
@@ -132,6 +133,23 @@ func (b BGP) On(node string, labels, annotations map[string]string) []BGPPeer {
 	for _, p := range b.Peers {
 		if p.named(node) && within(p.NodeLabels, labels) && within(p.NodeAnnotations, annotations) {
 			out = append(out, p)
+		}
+	}
+	return out
+}
+
+// Attributes are those of every route to a peer: what all peers hear and what is the peer's own, which wins where there can be
+// only one. Prepends add up.
+func (b BGP) Attributes(p BGPPeer) BGPAttributes {
+	out := BGPAttributes{LocalPref: cmp.Or(p.LocalPref, b.LocalPref), MED: cmp.Or(p.MED, b.MED), Prepend: b.Prepend + p.Prepend}
+	for _, c := range slices.Concat(b.Communities, p.Communities) {
+		if !slices.Contains(out.Communities, c) {
+			out.Communities = append(out.Communities, c)
+		}
+	}
+	for _, l := range slices.Concat(b.Large, p.Large) {
+		if !slices.Contains(out.Large, l) {
+			out.Large = append(out.Large, l)
 		}
 	}
 	return out

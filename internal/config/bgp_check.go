@@ -154,19 +154,20 @@ func (c *Config) checkBGP(r *reader) {
 	}
 }
 
-// checkReach looks at attributes that only some routers may hear.
+// checkReach looks at attributes that no peer hears.
 func (c *Config) checkReach(r *reader) {
 	b := c.BGP
 	if len(b.Peers) == 0 {
 		return
 	}
-	mayBeInternal := func(p BGPPeer) bool { return p.internal(b) }
-	if b.LocalPref != nil && !slices.ContainsFunc(b.Peers, mayBeInternal) {
+	inside := func(p BGPPeer) bool { return p.internal(b) }
+	outside := func(p BGPPeer) bool { return !p.internal(b) }
+	if b.LocalPref != nil && !slices.ContainsFunc(b.Peers, inside) {
 		r.warn("bgp.localPref", fmt.Sprint(*b.LocalPref), "has no effect: no peer is of our own AS", "use med, prepend or communities")
 	}
 	for path, n := range map[string]uint8{"bgp.prepend": b.Prepend, "bgp.drain.prepend": b.Drain.Prepend} {
-		if i := slices.IndexFunc(b.Peers, mayBeInternal); n > 0 && i >= 0 {
-			r.add(path, fmt.Sprint(n), fmt.Sprintf("bgp.peers[%d] is of our own AS, and drops a path that has it", i), "set it for the other peers, or use localPref")
+		if n > 0 && !slices.ContainsFunc(b.Peers, outside) {
+			r.warn(path, fmt.Sprint(n), "has no effect: all peers are of our own AS", "use localPref")
 		}
 	}
 }
@@ -283,12 +284,12 @@ func (c *Config) checkSession(r *reader, p BGPPeer, path string) {
 	}
 }
 
-// checkPeerAttributes looks at what the router would drop or not hear.
+// checkPeerAttributes looks at what the router does not hear.
 func (c *Config) checkPeerAttributes(r *reader, p BGPPeer, path string) {
 	checkAttributes(r, path, p.BGPAttributes)
 	internal := p.internal(c.BGP)
 	if p.Prepend > 0 && internal {
-		r.add(path+".prepend", fmt.Sprint(p.Prepend), "the router is of our own AS, and drops a path that has it", "use localPref")
+		r.warn(path+".prepend", fmt.Sprint(p.Prepend), "has no effect: the router is of our own AS", "use localPref")
 	}
 	if p.LocalPref != nil && !internal && p.AS != 0 {
 		r.warn(path+".localPref", fmt.Sprint(*p.LocalPref), "has no effect: the router is of another AS", "use med, prepend or communities")

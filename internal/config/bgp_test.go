@@ -152,9 +152,10 @@ func TestBGPProblems(t *testing.T) {
 		{"drain too long", byBGP("drain: {wait: 9s}", "", ""), []string{"f:11: bgp.drain.wait: 9s: out of range, want 0s to 8s"}},
 		{"local preference for nobody", byBGP("localPref: 200", "", ""), []string{
 			"f:11: bgp.localPref: 200: has no effect: no peer is of our own AS (use med, prepend or communities)"}},
-		{"prepend within the AS", strings.Replace(byBGP("prepend: 1", "prepend: 2", ""), "as: 65000", "as: 65001", 1), []string{
-			"f:11: bgp.peers[0].prepend: 2: the router is of our own AS, and drops a path that has it (use localPref)",
-			"f:12: bgp.prepend: 1: bgp.peers[0] is of our own AS, and drops a path that has it (set it for the other peers, or use localPref)"}},
+		{"prepend within the AS", strings.Replace(byBGP("prepend: 1\ndrain: {prepend: 3}", "prepend: 2", ""), "as: 65000", "as: 65001", 1), []string{
+			"f:11: bgp.peers[0].prepend: 2: has no effect: the router is of our own AS (use localPref)",
+			"f:12: bgp.prepend: 1: has no effect: all peers are of our own AS (use localPref)",
+			"f:13: bgp.drain.prepend: 3: has no effect: all peers are of our own AS (use localPref)"}},
 
 		// Peers.
 		{"a password", byBGP("", "password: s3cret", ""), []string{
@@ -283,6 +284,23 @@ func TestOn(t *testing.T) {
 	}
 	if !c.BGP.NeedsNode() || (BGP{Peers: c.BGP.Peers[:2]}).NeedsNode() {
 		t.Error("labels need the node, names do not")
+	}
+}
+
+// What a peer hears is what all hear and what is its own, which wins where there can be only one.
+func TestAttributes(t *testing.T) {
+	c := parseBGP(t, byBGP("communities: [\"1:1\", \"1:2\"]\nlargeCommunities: [\"1:1:1\"]\nlocalPref: 200\nmed: 10\nprepend: 1",
+		"communities: [\"1:2\", \"1:3\"]\nlargeCommunities: [\"1:1:2\"]\nmed: 0\nprepend: 2", ""))
+	got := c.BGP.Attributes(c.BGP.Peers[0])
+	if !slices.Equal(got.Communities, []uint32{1<<16 | 1, 1<<16 | 2, 1<<16 | 3}) || !slices.Equal(got.Large, [][3]uint32{{1, 1, 1}, {1, 1, 2}}) ||
+		*got.LocalPref != 200 || *got.MED != 0 || got.Prepend != 3 {
+		t.Errorf("%+v", got)
+	}
+	if len(c.BGP.Communities) != 2 || len(c.BGP.Peers[0].Communities) != 2 || c.BGP.Prepend != 1 {
+		t.Errorf("it changed the configuration: %+v", c.BGP)
+	}
+	if got = (BGP{}).Attributes(BGPPeer{}); !reflect.DeepEqual(got, BGPAttributes{}) {
+		t.Errorf("of nothing: %+v", got)
 	}
 }
 
