@@ -119,7 +119,7 @@ func farewell(router net.Conn, end *closed) {
 	if end.told {
 		return
 	}
-	router.SetWriteDeadline(time.Now().Add(lastWords))
+	_ = router.SetWriteDeadline(time.Now().Add(lastWords))
 	if _, err := router.Write(end.notification()); err != nil {
 		return
 	}
@@ -130,6 +130,6 @@ func farewell(router net.Conn, end *closed) {
 	}
 	timer := time.AfterFunc(linger, func() { router.Close() })
 	defer timer.Stop()
-	router.SetReadDeadline(time.Time{})
+	_ = router.SetReadDeadline(time.Time{})
 	io.Copy(io.Discard, router) //nolint:errcheck // it ends with an error or without
 }

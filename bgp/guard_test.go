@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -440,6 +441,73 @@ func agreed(t testing.TB) agreement {
 	return a
 }
 
+// The waits that nobody wants to sit through.
+func TestGuardTimers(t *testing.T) {
+	var got struct {
+		code  [2]byte
+		end   *closed
+		after time.Duration
+	}
+	// from reads as the router until the end, and notes the NOTIFICATION.
+	from := func(router net.Conn) {
+		for buf := make([]byte, maxMessage); ; {
+			m, err := readMessage(router, buf)
+			if err != nil {
+				return
+			}
+			if m.kind() == typeNotification {
+				got.code = [2]byte(m.body())
+			}
+		}
+	}
+	run := func(silent bool) {
+		router, guard := net.Pipe()
+		inner, gobgp := net.Pipe()
+		r := &relay{router: guard, inner: inner, agreed: agreed(t), up: func() {}, sent: func([]byte) {}, dropped: func(int) {}}
+		if silent {
+			go from(router)
+		}
+		go io.Copy(io.Discard, gobgp)
+		go gobgp.Write(cat(ourOffer.open().message(), keepalive))
+		errors.As(r.run(context.Background()), &got.end)
+		router.Close()
+		gobgp.Close()
+	}
+	tests := []struct {
+		name string
+		do   func()
+		code [2]byte
+		want string
+		wait time.Duration
+	}{
+		{"no OPEN", func() {
+			router, guard := net.Pipe()
+			go from(router)
+			_, err := handshake(context.Background(), guard, ourOffer)
+			errors.As(err, &got.end)
+			guard.Close()
+		}, [2]byte{4, 0}, "closed: hold timer expired: no OPEN from the router for 30s", openTimeout},
+		{"a silent router, and a gobgp that does not notice", func() { run(true) },
+			[2]byte{4, 0}, "closed: hold timer expired: nothing from the router for 1m30s", 92 * time.Second},
+		{"a router that does not read", func() { run(false) },
+			[2]byte{}, "closed: send hold timer expired: the router took nothing for 1m30s", 90 * time.Second},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				got.code, got.end = [2]byte{}, nil
+				begin := time.Now()
+				tt.do()
+				got.after = time.Since(begin)
+				synctest.Wait()
+				if got.code != tt.code || got.end == nil || got.end.Error() != tt.want || got.after != tt.wait {
+					t.Errorf("NOTIFICATION %v, %v after %s; want %v, %s after %s", got.code, got.end, got.after, tt.code, tt.want, tt.wait)
+				}
+			})
+		})
+	}
+}
+
 // stuck waits until nothing more arrives in the socket's buffer, which nobody reads.
 func stuck(t *testing.T, c *net.TCPConn) {
 	t.Helper()
@@ -463,7 +531,7 @@ func stuck(t *testing.T, c *net.TCPConn) {
 // unread is how much is in the socket's buffer.
 func unread(fd int) (int, error) { return unix.IoctlGetInt(fd, unix.SIOCINQ) }
 
-// The cases that were found against gobgp v3.37.0, four of which end its process (docs/decisions.md). A case is what the router
+// The cases that were found against gobgp v3.37.0, four of which end its process. A case is what the router
 // sends instead of its OPEN, or in an established session.
 func TestMalformed(t *testing.T) {
 	s := newServer(t)

@@ -36,6 +36,8 @@ type relay struct {
 	in    chan message  // from the router to gobgp; never a slice that is used again
 	ends  chan *closed  // of the three goroutines; room for all
 	done  chan struct{} // closed when the session is over
+	last  message       // for gobgp, when it is; set before done is closed
+	idle  chan struct{} // closed when toInner has ended
 
 	alive time.Time // of fromRouter: when gobgp last heard that the router is
 }
@@ -50,7 +52,7 @@ const (
 func (r *relay) init() {
 	r.stops = make(chan *closed, 1)
 	r.out, r.in = make(chan message), make(chan message)
-	r.ends, r.done = make(chan *closed, 3), make(chan struct{})
+	r.ends, r.done, r.idle = make(chan *closed, 3), make(chan struct{}), make(chan struct{})
 }
 
 // run relays until either side, cease or ctx ends the session; then it closes both connections. The error is a *closed.
@@ -89,10 +91,15 @@ func (r *relay) closeSoon() { time.AfterFunc(lastWords, func() { r.router.Close(
 
 // finish tells both sides. gobgp gets the code only: what a router adds is for people.
 func (r *relay) finish(end *closed) {
-	close(r.done)
 	if end.byRouter && end.code != 0 {
-		r.inner.SetWriteDeadline(time.Now().Add(lastWords))
-		_, _ = r.inner.Write(newMessage(typeNotification, []byte{end.code, end.subcode}))
+		r.last = newMessage(typeNotification, []byte{end.code, end.subcode})
+	}
+	close(r.done)
+	if r.last != nil {
+		select {
+		case <-r.idle:
+		case <-time.After(lastWords):
+		}
 	}
 	r.inner.Close()
 	farewell(r.router, end)
@@ -118,7 +125,7 @@ func (r *relay) toRouter(ctx context.Context) *closed {
 }
 
 func (r *relay) write(m message) error {
-	r.router.SetWriteDeadline(time.Now().Add(r.agreed.hold))
+	_ = r.router.SetWriteDeadline(time.Now().Add(r.agreed.hold))
 	if _, err := r.router.Write(m); err != nil {
 		return err
 	}
@@ -172,8 +179,11 @@ func (r *relay) fromRouter() *closed {
 	}
 	b, buf := bufio.NewReaderSize(r.router, 16*maxMessage), make([]byte, maxMessage)
 	for {
-		r.router.SetReadDeadline(time.Now().Add(r.agreed.hold + holdSpare))
+		_ = r.router.SetReadDeadline(time.Now().Add(r.agreed.hold + holdSpare))
 		m, err := readMessage(b, buf)
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			return r.silent(err)
+		}
 		if err != nil {
 			return lost(err)
 		}
@@ -254,14 +264,18 @@ func (a agreement) has(f Family) bool {
 
 func refreshOf(f Family) message { return newMessage(typeRefresh, []byte{0, byte(f), 0, 1}) }
 
-// toInner is the only one that writes to gobgp, until finish.
+// toInner is the only one that writes to gobgp.
 func (r *relay) toInner() *closed {
+	defer close(r.idle)
 	var wanted []Family // of ROUTE-REFRESH, since the last
 	var timer <-chan time.Time
 	for {
 		var m message
 		select {
 		case <-r.done:
+			if r.last != nil {
+				r.writeInner(r.last)
+			}
 			return nil
 		case m = <-r.in:
 		case <-timer:
@@ -294,7 +308,7 @@ func also(set []Family, f Family) []Family {
 
 // writeInner leaves the reason to fromInner when gobgp closed the connection.
 func (r *relay) writeInner(m message) *closed {
-	r.inner.SetWriteDeadline(time.Now().Add(r.agreed.hold))
+	_ = r.inner.SetWriteDeadline(time.Now().Add(r.agreed.hold))
 	if _, err := r.inner.Write(m); errors.Is(err, os.ErrDeadlineExceeded) {
 		return &closed{byUs: true, code: codeCease, text: "our own BGP server does not read", err: err}
 	}
@@ -332,7 +346,13 @@ func (r *relay) byGobgp(m message) *closed {
 	c.byUs, c.told = true, false
 	c.data = bytes.Clone(c.data) // the buffer goes away
 	if c.code == codeHold {
-		c.text = fmt.Sprintf("%s: nothing from the router for %s", c.text, r.agreed.hold)
+		return r.silent(nil)
 	}
 	return c
+}
+
+// silent is the end of a session in which the router says nothing.
+func (r *relay) silent(err error) *closed {
+	text := fmt.Sprintf("%s: nothing from the router for %s", explain(codeHold, 0, nil), r.agreed.hold)
+	return &closed{byUs: true, code: codeHold, text: text, err: err}
 }
