@@ -97,6 +97,7 @@ func addAddress(link netlink.Link, p netip.Prefix) error {
 const (
 	sigSTOP = syscall.SIGSTOP
 	sigCONT = syscall.SIGCONT
+	sigKILL = syscall.SIGKILL
 )
 
 func must(t testing.TB, err error) {

@@ -29,7 +29,13 @@ type server struct {
 	at    netip.AddrPort // where gobgp listens
 	guard netip.Addr     // where the guard connects from: the neighbour's address
 	key   string         // of TCP-MD5 between the two, so that nobody else on this machine can be the neighbour
-	done  func()         // with globals; nil: it does not read them
+
+	// The next sessions are from other addresses, so that gobgp, when it is late, does not take the connection of one session
+	// for the next one's. They come round, because a listener has room for few keys.
+	guards [8]netip.Addr
+	turn   int
+
+	done func() // with globals; nil: it does not read them
 }
 
 // neighbour is what gobgp is to believe of a router. It is what the guard negotiated, so gobgp has nothing to decide.
@@ -48,7 +54,10 @@ func startServer(ctx context.Context, log *slog.Logger, as uint32, id netip.Addr
 	const tries = 20
 	var err error
 	for range tries {
-		s := &server{guard: randomLoopback(), key: rand.Text(), at: netip.AddrPortFrom(randomLoopback(), randomPort())}
+		s := &server{key: rand.Text(), at: netip.AddrPortFrom(randomLoopback(), randomPort())}
+		for i := range s.guards {
+			s.guards[i] = randomLoopback()
+		}
 		s.bgp = gobgp.NewBgpServer(gobgp.LoggerOption(gobgpLog{log}))
 		go s.bgp.Serve()
 		err = s.start(ctx, as, id)
@@ -108,6 +117,8 @@ func (s *server) start(ctx context.Context, as uint32, id netip.Addr) error {
 
 // connect makes the guard gobgp's neighbour and returns the guard's connection to it. gobgp has sent nothing but its OPEN then.
 func (s *server) connect(ctx context.Context, n neighbour) (net.Conn, error) {
+	s.turn++
+	s.guard = s.guards[s.turn%len(s.guards)]
 	s.done = globals.read() // gobgp does by itself when the session is established
 	if err := s.addNeighbour(ctx, s.guard, n, s.key); err != nil {
 		return nil, err
@@ -179,7 +190,9 @@ func (s *server) disconnect() {
 	s.doneReading()
 	defer globals.read()()
 	ctx := context.Background()
-	_ = s.bgp.DeletePeer(ctx, &api.DeletePeerRequest{Address: s.guard.String()}) // there may be none
+	if s.guard.IsValid() {
+		_ = s.bgp.DeletePeer(ctx, &api.DeletePeerRequest{Address: s.guard.String()}) // there may be none
+	}
 	_ = s.bgp.DeletePath(ctx, &api.DeletePathRequest{})
 }
 

@@ -1,14 +1,18 @@
 package bgp
 
 import (
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/vishvananda/netlink"
 
 	"github.com/pintle-lb/pintle/bgp/bfd"
 	"github.com/pintle-lb/pintle/internal/netlab"
@@ -323,4 +327,128 @@ func TestBFD(t *testing.T) {
 	}
 	must(t, r.Signal(sigCONT))
 	hop(t, w, vip, nodeAddr)
+}
+
+// TestGTSM: both sides take nothing from farther than the link.
+func TestGTSM(t *testing.T) {
+	host := newLab(t)
+	n := numbered()
+	n.GTSM = true
+	routertest.FRR(t, host, frrConfig(n))
+	w := routertest.Watch(t, host)
+	p := numberedPeer()
+	p.GTSM = true
+	s := speak(t, p)
+	s.set(Route{Prefix: vip})
+	hop(t, w, vip, nodeAddr)
+}
+
+// TestMultihop: a session between addresses of lo, and a next hop on the link.
+func TestMultihop(t *testing.T) {
+	host := newLab(t)
+	here, there := netip.MustParsePrefix("10.5.0.1/32"), netip.MustParsePrefix("10.6.0.1/32")
+	must(t, onLo(here, there, routerAddr))
+	t.Cleanup(func() { _ = offLo(here) })
+	must(t, host.Do(func() error { return onLo(there, here, nodeAddr) }))
+	routertest.FRR(t, host, frrConfig(router.Neighbor{Addr: here.Addr(), LocalAddr: there.Addr(), AS: nodeAS, Multihop: 2}))
+	w := routertest.Watch(t, host)
+	s := speak(t, Peer{Name: "r", Address: there.Addr(), LocalAddress: here.Addr(), AS: routerAS, Multihop: 2, NextHop4: nodeAddr, ConnectRetry: time.Second})
+	s.set(Route{Prefix: vip})
+	hop(t, w, vip, nodeAddr)
+}
+
+// onLo puts an address on lo, and a route to the other side's.
+func onLo(own, other netip.Prefix, via netip.Addr) error {
+	lo, err := netlink.LinkByName("lo")
+	if err != nil {
+		return err
+	}
+	if err := addAddress(lo, own); err != nil {
+		return err
+	}
+	return netlink.RouteReplace(&netlink.Route{
+		Dst: &net.IPNet{IP: other.Addr().AsSlice(), Mask: net.CIDRMask(32, 32)}, Gw: via.AsSlice(),
+	})
+}
+
+func offLo(own netip.Prefix) error {
+	lo, err := netlink.LinkByName("lo")
+	if err != nil {
+		return err
+	}
+	return netlink.AddrDel(lo, &netlink.Addr{IPNet: &net.IPNet{IP: own.Addr().AsSlice(), Mask: net.CIDRMask(own.Bits(), 32)}})
+}
+
+// TestOwnAddress: the kernel would choose the address that is advertised, which is no place to connect from.
+func TestOwnAddress(t *testing.T) {
+	host := newLab(t)
+	routertest.FRR(t, host, frrConfig(numbered()))
+	link, err := netlink.LinkByName(nodeEnd)
+	must(t, err)
+	must(t, onLo(vip, netip.MustParsePrefix("10.6.0.2/32"), routerAddr))
+	t.Cleanup(func() { _ = offLo(vip) })
+	must(t, netlink.RouteReplace(&netlink.Route{ // the way to the router, with the worst source
+		LinkIndex: link.Attrs().Index, Scope: netlink.SCOPE_LINK, Src: vip.Addr().AsSlice(),
+		Dst: &net.IPNet{IP: routerAddr.AsSlice(), Mask: net.CIDRMask(32, 32)},
+	}))
+	w, err := wayTo(routerAddr)
+	if err != nil || w.local != vip.Addr() {
+		t.Fatalf("the kernel would choose %s: %v", w.local, err)
+	}
+	s := speak(t)
+	s.set(Route{Prefix: vip})
+	must(t, s.SetPeers(t.Context(), []Peer{numberedPeer()}))
+	if p := s.awaitState("r", Established); p.Local != nodeAddr {
+		t.Errorf("local address %s", p.Local)
+	}
+}
+
+// TestRestart: a router that restarts has the routes again soon, and what a start takes.
+func TestRestart(t *testing.T) {
+	host := newLab(t)
+	config := frrConfig(router.Neighbor{Addr: nodeAddr, AS: nodeAS, Passive: true})
+	bird := routertest.BIRD(t, host, config)
+	w := routertest.Watch(t, host)
+	start := time.Now()
+	s := speak(t, Peer{Name: "r", Address: routerAddr, AS: routerAS})
+	s.set(Route{Prefix: vip})
+	hop(t, w, vip, nodeAddr)
+	t.Logf("start -> route in the router's kernel: %s", time.Since(start))
+	reset := time.Now()
+	_, err := bird.Ask(t.Context(), "restart", "n1")
+	must(t, err)
+	await(t, "the session was reset", func() bool { return s.peer("r").Flaps == 1 })
+	hop(t, w, vip, nodeAddr)
+	t.Logf("reset -> route: %s", time.Since(reset))
+	if p := s.peer("r"); !strings.Contains(p.LastError, "peer closed") {
+		t.Errorf("last error %q", p.LastError)
+	}
+	must(t, bird.Signal(sigKILL))
+	await(t, "the router is gone", func() bool { return s.peer("r").Flaps == 2 })
+}
+
+// TestNoLeak: sessions leave nothing behind, neither here nor in gobgp.
+func TestNoLeak(t *testing.T) {
+	s := newServer(t)
+	session := func() {
+		n := neighbour{localAS: nodeAS, remoteAS: routerAS, hold: 9 * time.Second, keepalive: 3 * time.Second, families: []Family{IPv4}}
+		conn, err := s.connect(t.Context(), n)
+		must(t, err)
+		must(t, s.add(testVIP))
+		conn.Close()
+		s.disconnect()
+	}
+	session()
+	before := 0
+	await(t, "a quiet moment", func() bool {
+		n := runtime.NumGoroutine()
+		time.Sleep(50 * time.Millisecond)
+		before = n
+		return n == runtime.NumGoroutine()
+	})
+	const times = 200 // more than the kernel has room for keys on one socket
+	for range times {
+		session()
+	}
+	await(t, "goroutines end", func() bool { return runtime.NumGoroutine() < before+times/2 })
 }
