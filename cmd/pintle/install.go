@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/google/renameio/v2"
@@ -54,7 +55,7 @@ func (i install) run(w io.Writer) error {
 
 // tellMissing names the files that the kubelet waits for before it starts the pod.
 func (i install) tellMissing(w io.Writer) error {
-	for _, f := range i.kube.Files {
+	for _, f := range slices.Concat(i.kube.Files, i.kube.Secrets) {
 		if _, err := os.Stat(i.path(f)); !errors.Is(err, fs.ErrNotExist) || strings.HasPrefix(f, "/etc/pintle/") {
 			continue
 		}
