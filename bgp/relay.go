@@ -274,7 +274,7 @@ func (r *relay) toInner() *closed {
 		select {
 		case <-r.done:
 			if r.last != nil {
-				r.writeInner(r.last)
+				return r.writeInner(r.last)
 			}
 			return nil
 		case m = <-r.in:
