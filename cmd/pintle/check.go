@@ -33,8 +33,8 @@ func newCheck() *cobra.Command {
 address, and whether keepalived or kube-vip runs here. With election: lease, also the API servers, this node's rights
 there, and its clock. With BGP, also which routers this node has and the way to each, files of passwords, and ports;
 nothing is sent to a router. All problems are printed at once, and nothing is changed. If there are none, the
-configuration is printed with all defaults, and how long a route lives after a node froze. Exit status: 0 if all is
-well, 2 if there are problems.`,
+configuration is printed with all defaults, and how long a route lives after a node froze.
+Exit status: 0 if all is well, 2 if there are problems.`,
 		RunE: func(c *cobra.Command, _ []string) error {
 			cfg, err := s.load(c.ErrOrStderr())
 			if err != nil {
