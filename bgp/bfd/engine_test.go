@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // A world is engines that talk over a simulated network, by a simulated clock.
@@ -248,6 +250,30 @@ func TestTroubleIsSaidOnce(t *testing.T) {
 	}
 	if s := e.status()[0]; s.Error != "" || opens != 3 {
 		t.Errorf("%+v, %d", s, opens)
+	}
+}
+
+// A session that was taken back on its way out is a session like any other: it gets new sockets when its link goes.
+func TestTakenBack(t *testing.T) {
+	w := &badWire{}
+	opens := 0
+	e := newEngine(func(path) (wire, error) { opens++; return w, nil }, rand.New(rand.NewPCG(1, 1)))
+	p := to("x", netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.2"))
+	now := time.Unix(1e9, 0)
+	e.set(now, []Peer{p}, nil)
+	e.tick(now)
+	disc := e.byName["x"].localDisc
+	e.set(now, nil, nil)
+	e.set(now, []Peer{p}, nil)
+	if n := e.byName["x"]; n == nil || n.localDisc != disc || n.state != Down || len(e.gone) != 0 || w.closed != 0 {
+		t.Fatalf("%+v, %d gone, closed %d times", n, len(e.gone), w.closed)
+	}
+	w.errs = []error{unix.ENODEV}
+	for range 6 {
+		now = maxTime(now, e.tick(now))
+	}
+	if opens != 2 || w.closed != 1 || e.status()[0].Error != "" {
+		t.Errorf("opened %d times, closed %d times, %+v", opens, w.closed, e.status())
 	}
 }
 

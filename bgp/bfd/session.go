@@ -241,7 +241,6 @@ func (t *turn) receive(p packet) {
 		return
 	}
 	t.follow(p.state)
-	t.detectAt = t.now.Add(t.detection())
 	// "If the Poll (P) bit is set, send a BFD Control packet to the remote system with the Poll (P) bit clear, and the Final
 	// (F) bit set".
 	if p.poll {

@@ -332,6 +332,26 @@ func TestClauses(t *testing.T) {
 				t.Errorf("%+v", r.session)
 			}
 		},
+		"6.8.3 leaving Up changes a timer: a poll": func(t *testing.T, r *rig) {
+			r.at(Up)
+			p := r.told(Down)
+			p.yourDisc = ourDisc
+			r.hear(p)
+			if sent := r.sentPackets(); len(sent) != 1 || !sent[0].poll || sent[0].desiredMinTx != time.Second {
+				t.Errorf("%+v", sent)
+			}
+		},
+		"6.8.4 expiry ends a poll and the neighbour's demand mode": func(t *testing.T, r *rig) {
+			r.at(Up)
+			p := r.told(Up)
+			p.demand = true
+			r.hear(p)
+			r.step(settings{interval: 90 * ms, mult: 3})
+			expires(t, r, Up)
+			if r.remoteDemand || r.sentPackets()[0].poll {
+				t.Errorf("%+v", r.session)
+			}
+		},
 		"6.8.3 only the multiplier: no poll": func(t *testing.T, r *rig) {
 			r.at(Up)
 			at := r.txAt
