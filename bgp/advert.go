@@ -31,6 +31,7 @@ type discovery struct {
 const (
 	advertEvery = 2 * time.Second
 	heardFor    = 30 * time.Minute // RFC 4861 6.2.1: routers may be silent for this long
+	together    = 45 * time.Second // two that were heard within it are two, and not one in place of the other
 )
 
 func newDiscovery(link string, log *slog.Logger) *discovery {
@@ -167,13 +168,23 @@ func oneRouter(link string, routers []netip.Addr, ours netip.Addr) (router, loca
 func (d *discovery) routers() []netip.Addr {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	var out []netip.Addr
-	for a, at := range d.heard {
-		if time.Since(at) < heardFor {
-			out = append(out, a)
+	return present(d.heard, time.Now())
+}
+
+// present are the routers that are on the link now, as far as one can say.
+func present(heard map[netip.Addr]time.Time, now time.Time) (routers []netip.Addr) {
+	var newest time.Time
+	for _, at := range heard {
+		if at.After(newest) {
+			newest = at
 		}
 	}
-	return out
+	for a, at := range heard {
+		if now.Sub(at) < heardFor && newest.Sub(at) < together {
+			routers = append(routers, a)
+		}
+	}
+	return routers
 }
 
 // forget lets a router be another one from now on, when it did not answer.

@@ -50,14 +50,6 @@ func (p Peer) port() uint16 {
 	return p.Port
 }
 
-// router is how a person finds the peer in the router's own configuration, as far as we know.
-func (p Peer) router() string {
-	if p.LocalAddress.IsValid() {
-		return p.LocalAddress.String()
-	}
-	return "X"
-}
-
 func (b BFD) interval() time.Duration {
 	if b.Interval == 0 {
 		return defaultBFDInterval

@@ -2,6 +2,7 @@ package bgp
 
 import (
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -114,5 +115,67 @@ func TestJittered(t *testing.T) {
 		if d := jittered(8 * time.Second); d < 6*time.Second || d > 8*time.Second {
 			t.Fatal(d)
 		}
+	}
+}
+
+func TestPresent(t *testing.T) {
+	now := time.Now()
+	ago := func(d time.Duration) time.Time { return now.Add(-d) }
+	for name, tt := range map[string]struct {
+		first, second time.Time
+		want          int
+	}{
+		"two":                     {ago(5 * time.Second), ago(20 * time.Second), 2},
+		"one in place of another": {ago(5 * time.Second), ago(time.Minute), 1},
+		"one, long ago":           {ago(20 * time.Minute), ago(29 * time.Minute), 1},
+		"both have gone":          {ago(31 * time.Minute), ago(31 * time.Minute), 0},
+	} {
+		got := present(map[netip.Addr]time.Time{routerLink6: tt.first, nodeLink6: tt.second}, now)
+		if len(got) != tt.want || tt.want == 1 && got[0] != routerLink6 {
+			t.Errorf("%s: %v", name, got)
+		}
+	}
+}
+
+func TestTurns(t *testing.T) {
+	var turns turns
+	done := turns.read()
+	wrote := make(chan struct{})
+	go func() {
+		defer close(wrote)
+		turns.write()()
+	}()
+	turns.read()() // does not wait for the writer that waits
+	select {
+	case <-wrote:
+		t.Fatal("the writer did not wait for the reader")
+	case <-time.After(20 * time.Millisecond):
+	}
+	done()
+	<-wrote
+}
+
+// TestSetAlone: without a router Set is done at once, and says what routers would get.
+func TestSetAlone(t *testing.T) {
+	s, err := New(Config{AS: nodeAS, RouterID: id})
+	must(t, err)
+	open, over := &left{}, &left{}
+	open.set(time.Hour)
+	other := netip.MustParsePrefix("192.0.2.11/32")
+	for range 2 {
+		have, err := s.Set(t.Context(), []Route{{Prefix: vip6}, {Prefix: vip, Gate: open}, {Prefix: other, Gate: over}})
+		if err != nil || !slices.Equal(have, []netip.Prefix{vip, vip6}) {
+			t.Errorf("have %v, %v", have, err)
+		}
+	}
+	if s.want.version != 1 {
+		t.Errorf("the same again was a change: version %d", s.want.version)
+	}
+	have, err := s.Set(t.Context(), []Route{{Prefix: vip}, {}})
+	if err == nil || !slices.Equal(have, []netip.Prefix{vip}) {
+		t.Errorf("have %v, %v", have, err)
+	}
+	if have, err := s.Set(t.Context(), nil); err != nil || len(have) != 0 {
+		t.Errorf("have %v, %v", have, err)
 	}
 }

@@ -261,7 +261,8 @@ func (p *peer) advertises(a netip.Addr) bool {
 	p.mu.Lock()
 	want := p.want
 	p.mu.Unlock()
-	return slices.ContainsFunc(want.routes, func(r Route) bool { return r.Prefix.IsSingleIP() && r.Prefix.Addr() == a.WithZone("") })
+	_, own := want.own[a.WithZone("")]
+	return own
 }
 
 func (p *peer) offer(cfg Peer, e endpoint) offer {

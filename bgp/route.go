@@ -94,7 +94,7 @@ func nextHops(p Peer, e endpoint, a agreement, global6 netip.Addr) (next map[Fam
 		case !slices.Contains(p.families(), f):
 			why[f] = fmt.Sprintf("%s routes are not among the peer's families", f)
 		case !slices.Contains(a.families, f):
-			why[f] = fmt.Sprintf("the router does not take %s routes: on FRR, address-family %s unicast, neighbor %s activate", f, f.frr(), p.router())
+			why[f] = fmt.Sprintf("the router does not take %s routes: on FRR, address-family %s unicast, neighbor %s activate", f, f.frr(), local)
 		case !hop.IsValid():
 			why[f] = reason
 		default:
@@ -106,7 +106,7 @@ func nextHops(p Peer, e endpoint, a agreement, global6 netip.Addr) (next map[Fam
 		hop4 = local
 	}
 	put(IPv4, hop4, fmt.Sprintf("the session is over IPv6, and the router did not agree to IPv4 routes with IPv6 next hops (RFC 8950): "+
-		"on FRR, neighbor %s capability extended-nexthop; or set a next hop", p.router()))
+		"on FRR, neighbor %s capability extended-nexthop; or set a next hop", local))
 	hop6 := p.NextHop6
 	if !hop6.IsValid() && local.Is6() {
 		hop6 = local

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
 	"slices"
@@ -18,6 +19,7 @@ type wanted struct {
 	version uint64
 	removal uint64 // the latest version that took a route away
 	routes  []Route
+	own     map[netip.Addr]struct{} // all addresses that Set named, also those whose gate is over
 }
 
 // session is one connection to a router from the OPENs to its end. It keeps gobgp's routes as they are wanted, and knows
@@ -160,6 +162,9 @@ func (s *session) apply() (again bool, err error) {
 	keep := make(map[netip.Prefix]struct{}, len(w.routes))
 	var withheld []Withheld
 	for _, r := range w.routes {
+		if !isOpen(r.Gate) { // and the Speaker did not get to it yet
+			continue
+		}
 		e, why := t.export(r)
 		if why != "" {
 			withheld = append(withheld, Withheld{r.Prefix, why})
@@ -324,13 +329,10 @@ func (s *session) gone(ctx context.Context, limit time.Duration) {
 // advertised is what the router has, sorted; and what it does not get, although it is wanted.
 func (s *session) advertised() ([]netip.Prefix, []Withheld) {
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	out := make([]netip.Prefix, 0, len(s.written))
-	for p := range s.written {
-		out = append(out, p)
-	}
+	out, withheld := slices.AppendSeq(make([]netip.Prefix, 0, len(s.written)), maps.Keys(s.written)), s.withheld
+	s.mu.Unlock()
 	slices.SortFunc(out, netip.Prefix.Compare)
-	return out, s.withheld
+	return out, withheld
 }
 
 // mayHave calls yield for each prefix that the router has or will get, from what gobgp knows now.

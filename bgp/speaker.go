@@ -215,14 +215,20 @@ func mayHave(want *wanted, peers []*peer) []netip.Prefix {
 
 // push tells the peers what is wanted now, if that is different. The caller holds mu.
 func (s *Speaker) push() {
-	next := &wanted{version: s.want.version + 1, removal: s.want.removal, routes: make([]Route, 0, len(s.routes))}
+	next := &wanted{
+		version: s.want.version + 1, removal: s.want.removal,
+		routes: make([]Route, 0, len(s.routes)), own: make(map[netip.Addr]struct{}, len(s.routes)),
+	}
 	for _, r := range s.routes {
+		if r.Prefix.IsSingleIP() {
+			next.own[r.Prefix.Addr()] = struct{}{}
+		}
 		if !s.ended && isOpen(r.Gate) {
 			next.routes = append(next.routes, r)
 		}
 	}
 	slices.SortFunc(next.routes, func(a, b Route) int { return a.Prefix.Compare(b.Prefix) })
-	if slices.EqualFunc(s.want.routes, next.routes, sameRoute) {
+	if slices.EqualFunc(s.want.routes, next.routes, sameRoute) && maps.Equal(s.want.own, next.own) {
 		return
 	}
 	for _, r := range s.want.routes {
@@ -247,20 +253,22 @@ func isOpen(g Gate) bool { return g == nil || g.Left() > 0 }
 func (s *Speaker) watchGates(ctx context.Context) error {
 	timer := time.NewTimer(s.nextGate())
 	defer timer.Stop()
+	var slow sync.WaitGroup
+	defer slow.Wait()
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-s.gates:
 		case <-timer.C:
-			s.closeGates(ctx)
+			slow.Go(s.closeGates(ctx))
 		}
 		timer.Reset(s.nextGate())
 	}
 }
 
-// closeGates does not wait for slow routers: others' gates may be over meanwhile.
-func (s *Speaker) closeGates(ctx context.Context) {
+// closeGates returns what is left to do: to wait for slow routers. Others' gates may be over meanwhile.
+func (s *Speaker) closeGates(ctx context.Context) (wait func()) {
 	s.mu.Lock()
 	before := s.want
 	s.push()
@@ -268,11 +276,11 @@ func (s *Speaker) closeGates(ctx context.Context) {
 	want := s.want
 	s.mu.Unlock()
 	if want == before {
-		return
+		return func() {}
 	}
 	s.cfg.Log.Info("routes are withdrawn: the permission to advertise them is over", "routes", len(before.routes)-len(want.routes))
-	go settle(ctx, peers, want.removal)
 	s.cfg.OnChange()
+	return func() { settle(ctx, peers, want.removal) }
 }
 
 // nextGate is how long the gates that are open last.

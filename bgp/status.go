@@ -12,6 +12,9 @@ import (
 // enter is a step of the way to a session.
 func (p *peer) enter(state State, why string) {
 	p.mu.Lock()
+	if last := p.status.LastError; last != "" && why != last {
+		why += "; the last time: " + last
+	}
 	different := p.status.State != state || p.status.Why != why
 	p.become(state, why)
 	p.mu.Unlock()
