@@ -126,7 +126,13 @@ func (p *peer) run(ctx context.Context) error {
 		}
 		return nil
 	})
-	return g.Wait()
+	err := g.Wait()
+	select {
+	case conn := <-p.incoming: // nobody wants it now
+		conn.Close()
+	default:
+	}
+	return err
 }
 
 func (p *peer) begin(cancel context.CancelFunc) bool {

@@ -283,16 +283,19 @@ func TestGate(t *testing.T) {
 	hop(t, w, other, nodeAddr)
 }
 
-// TestPassive: the router connects to us.
+// TestPassive: the router connects to us, and hears at the end that it is on purpose (RFC 9003).
 func TestPassive(t *testing.T) {
 	host := newLab(t)
-	routertest.BIRD(t, host, frrConfig(numbered()))
+	bird := routertest.BIRD(t, host, frrConfig(numbered()))
 	w := routertest.Watch(t, host)
 	p := numberedPeer()
 	p.Passive = true
 	s := speakAs(t, Config{AS: nodeAS, RouterID: id, Listen: netip.AddrPortFrom(nodeAddr, Port)}, p)
 	s.set(Route{Prefix: vip})
 	hop(t, w, vip, nodeAddr)
+	s.end()
+	hop(t, w, vip)
+	await(t, "the router was told why", func() bool { return strings.Contains(bird.Log(), "Pintle on this node was stopped") })
 }
 
 // TestBFD: the session ends when the router no longer answers BFD, and routes wait for it when that is wanted.
