@@ -2,6 +2,9 @@ module github.com/pintle-lb/pintle
 
 go 1.26.8
 
+// Listeners for Multipath TCP, Go's default, know no TCP-MD5, which sessions with routers are protected by.
+godebug multipathtcp=0
+
 require (
 	github.com/goccy/go-yaml v1.19.2
 	github.com/google/nftables v0.3.0

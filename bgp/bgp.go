@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"strings"
 	"time"
 
 	"github.com/pintle-lb/pintle/bgp/bfd"
@@ -71,24 +72,24 @@ const (
 	IPv6
 )
 
-// String is the family as the configuration calls it.
+// String is the family in words.
 func (f Family) String() string {
 	switch f {
 	case IPv4:
-		return "ipv4"
+		return "IPv4"
 	case IPv6:
-		return "ipv6"
+		return "IPv6"
 	}
 	return "no family"
 }
 
-// MarshalText implements encoding.TextMarshaler.
-func (f Family) MarshalText() ([]byte, error) { return []byte(f.String()), nil }
+// MarshalText implements encoding.TextMarshaler: ipv4 and ipv6, as in the configuration.
+func (f Family) MarshalText() ([]byte, error) { return []byte(strings.ToLower(f.String())), nil }
 
 // UnmarshalText implements encoding.TextUnmarshaler.
 func (f *Family) UnmarshalText(text []byte) error {
 	for _, known := range []Family{IPv4, IPv6} {
-		if string(text) == known.String() {
+		if string(text) == strings.ToLower(known.String()) {
 			*f = known
 			return nil
 		}

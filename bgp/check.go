@@ -199,7 +199,7 @@ func (b BFD) peer(name string, p Peer, e endpoint) bfd.Peer {
 		Interval: b.interval(), Multiplier: b.multiplier(), Auth: b.Auth,
 	}
 	if p.Multihop > 1 {
-		out.MultihopTTL = p.Multihop
+		out.MultihopTTL = 255 // RFC 5883 asks for no check, and BIRD sends with TTL 64
 	}
 	return out
 }

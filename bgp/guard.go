@@ -41,9 +41,9 @@ func handshake(ctx context.Context, router net.Conn, o offer) (agreement, error)
 	end := lost(err)
 	switch {
 	case errors.Is(err, os.ErrDeadlineExceeded):
-		end.text = fmt.Sprintf("hold timer expired: no OPEN from the router for %s", openTimeout)
+		end.text = fmt.Sprintf("hold timer expired: no OPEN from the router for %s; if only one side checks the TTL (GTSM), it looks like this", openTimeout)
 	case end.byRouter && end.code == 0:
-		end.text += "; it may not have this node as a neighbor"
+		end.text += "; it may not have this node as a neighbor" + as(router.LocalAddr())
 	}
 	farewell(router, end)
 	return agreement{}, end
@@ -111,6 +111,14 @@ func lost(err error) *closed {
 		return &closed{byRouter: true, text: "the router reset the connection", err: err, told: true}
 	}
 	return &closed{text: err.Error(), err: err, told: true}
+}
+
+// as says by which address the router knows this node.
+func as(local net.Addr) string {
+	if tcp, ok := local.(*net.TCPAddr); ok {
+		return " by the address " + tcp.AddrPort().Addr().Unmap().String()
+	}
+	return ""
 }
 
 // farewell tells the router why, and gives it the time to read that: a close with something unread would reset the connection,

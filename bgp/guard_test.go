@@ -292,9 +292,9 @@ func TestHandshakeEnds(t *testing.T) {
 			c.Write(newMessage(typeNotification, append([]byte{6, 2}, communication(2, "maintenance")...)))
 		}, `peer closed: administrative shutdown: "maintenance"`, closed{byRouter: true, code: 6, subcode: 2}},
 		{"the router closes", func(c *net.TCPConn, _ func()) { c.Close() },
-			"peer closed: the router closed the connection without a word; it may not have this node as a neighbor", closed{byRouter: true}},
+			"peer closed: the router closed the connection without a word; it may not have this node as a neighbor by the address 127.0.0.1", closed{byRouter: true}},
 		{"half a message", func(c *net.TCPConn, _ func()) { c.Write(keepalive[:18]); c.Close() },
-			"peer closed: the router closed the connection in the middle of a message; it may not have this node as a neighbor", closed{byRouter: true}},
+			"peer closed: the router closed the connection in the middle of a message; it may not have this node as a neighbor by the address 127.0.0.1", closed{byRouter: true}},
 		{"we stop", func(_ *net.TCPConn, cancel func()) { cancel() },
 			"closed: administrative shutdown", closed{byUs: true, code: 6, subcode: 2}},
 	}
@@ -486,7 +486,7 @@ func TestGuardTimers(t *testing.T) {
 			_, err := handshake(context.Background(), guard, ourOffer)
 			errors.As(err, &got.end)
 			guard.Close()
-		}, [2]byte{4, 0}, "closed: hold timer expired: no OPEN from the router for 30s", openTimeout},
+		}, [2]byte{4, 0}, "closed: hold timer expired: no OPEN from the router for 30s; if only one side checks the TTL (GTSM), it looks like this", openTimeout},
 		{"a silent router, and a gobgp that does not notice", func() { run(true) },
 			[2]byte{4, 0}, "closed: hold timer expired: nothing from the router for 1m30s", 92 * time.Second},
 		{"a router that does not read", func() { run(false) },

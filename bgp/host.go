@@ -72,6 +72,25 @@ func global6(router netip.Addr, taken func(netip.Addr) bool) netip.Addr {
 	return netip.Addr{}
 }
 
+// hostAddress is an address by which others reach this node, for a session that is on loopback; zero if there is none.
+func hostAddress(is4 bool, taken func(netip.Addr) bool) netip.Addr {
+	links, err := net.Interfaces()
+	if err != nil {
+		return netip.Addr{}
+	}
+	for _, l := range links {
+		if l.Flags&net.FlagLoopback != 0 {
+			continue
+		}
+		for _, p := range addresses(l.Index, is4) {
+			if a := p.Addr(); a.IsGlobalUnicast() && !taken(a) {
+				return a
+			}
+		}
+	}
+	return netip.Addr{}
+}
+
 // linkLocal is this node's link-local address on the link.
 func linkLocal(link *net.Interface) netip.Addr {
 	for _, p := range addresses(link.Index, false) {

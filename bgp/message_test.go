@@ -187,7 +187,7 @@ func TestAgree(t *testing.T) {
 		{name: "AS_TRANS alone", o: func(o *offer) { o.remoteAS = 0 }, r: func(r *open) { r.as, r.as2, r.fourOctetAS = asTrans, asTrans, false }, refuse: true,
 			want: "2/2 bad peer AS: router says 23456, which no router can have"},
 		{name: "the same identifier in our AS", o: func(o *offer) { o.as = 65000 }, r: func(r *open) { r.id = nodeID }, refuse: true,
-			want: "2/3 bad BGP identifier: router says 10.0.0.1, which is ours"},
+			want: "2/3 bad BGP identifier: router says 10.0.0.1, which is ours too: set another router ID"},
 		{name: "hold time 1", r: func(r *open) { r.hold = 1 }, refuse: true, want: "2/6 unacceptable hold time: router says 1 s, needed at least 3 s"},
 		{name: "no family in common", o: func(o *offer) { o.families = []Family{IPv6} }, r: func(r *open) { r.families = []Family{IPv4} }, refuse: true,
 			want: "2/7 unsupported capability: router has IPv4 routes, configured IPv6 routes"},

@@ -262,7 +262,7 @@ func (o offer) acceptableID(r open) error {
 	case r.id.IsUnspecified():
 		return &violation{code: codeOpen, subcode: 3, text: "bad BGP identifier: router says 0.0.0.0"}
 	case r.id == o.id && r.as == o.as:
-		return &violation{code: codeOpen, subcode: 3, text: fmt.Sprintf("bad BGP identifier: router says %s, which is ours", r.id)}
+		return &violation{code: codeOpen, subcode: 3, text: fmt.Sprintf("bad BGP identifier: router says %s, which is ours too: set another router ID", r.id)}
 	}
 	return nil
 }

@@ -42,6 +42,7 @@ type peer struct {
 	link    string   // that leads to it
 	status  PeerStatus
 	warned  string    // the last reason that was warned of
+	tries   int       // that failed in a row
 	path    bfd.State // what BFD says of the path to the router, less what it said of itself
 }
 
@@ -167,8 +168,10 @@ func (p *peer) end(ctx context.Context, subcode uint8, text string) {
 	}
 }
 
-// The pauses between attempts. A session that was up is first tried again soon: routers restart, and BFD errs.
+// The pauses between attempts: at first a short one, which doubles up to what is configured. A session that was up is first tried
+// again soon: routers restart, and BFD errs.
 const (
+	firstRetry   = 250 * time.Millisecond
 	soonAgain    = time.Second
 	connectLimit = 10 * time.Second
 )
@@ -376,12 +379,19 @@ func (p *peer) wish(e endpoint, a agreement) (*wanted, terms) {
 	if cfg.BFD != nil && cfg.BFD.Strict && state != bfd.Up {
 		t.withheldBy = fmt.Sprintf("BFD is %s, and routes are for while it is up", state)
 	}
-	var own6 netip.Addr
-	if !cfg.NextHop6.IsValid() && e.local.Is4() {
-		own6 = global6(e.remote.Addr(), p.advertises)
-	}
-	t.next, t.why = nextHops(cfg, e, a, own6)
+	t.next, t.why = nextHops(cfg, e, a, p.others(cfg, e))
 	return want, t
+}
+
+// others are addresses of this node for routers to send to, where that of the session will not do.
+func (p *peer) others(cfg Peer, e endpoint) map[Family]netip.Addr {
+	out := map[Family]netip.Addr{}
+	if e.local.IsLoopback() {
+		out[IPv4], out[IPv6] = hostAddress(true, p.advertises), hostAddress(false, p.advertises)
+	} else if !cfg.NextHop6.IsValid() && e.local.Is4() {
+		out[IPv6] = global6(e.remote.Addr(), p.advertises)
+	}
+	return out
 }
 
 // bfdChanged ends the session when the path to the router is gone (RFC 5882 4.2), and only then: if the router has BFD switched

@@ -85,8 +85,9 @@ func merge[T comparable](a, b []T) []T {
 	return out
 }
 
-// nextHops finds the next hops for the routes of a session.
-func nextHops(p Peer, e endpoint, a agreement, global6 netip.Addr) (next map[Family]netip.Addr, why map[Family]string) {
+// nextHops finds the next hops for the routes of a session. A daemon on this node takes them from others: 127.0.0.1 leads
+// nobody here.
+func nextHops(p Peer, e endpoint, a agreement, others map[Family]netip.Addr) (next map[Family]netip.Addr, why map[Family]string) {
 	next, why = make(map[Family]netip.Addr, 2), make(map[Family]string, 2)
 	local := e.local.WithZone("")
 	put := func(f Family, hop netip.Addr, reason string) {
@@ -102,17 +103,21 @@ func nextHops(p Peer, e endpoint, a agreement, global6 netip.Addr) (next map[Fam
 		}
 	}
 	hop4 := p.NextHop4
-	if !hop4.IsValid() && (local.Is4() || a.extendedNextHop) {
+	switch {
+	case hop4.IsValid():
+	case local.IsLoopback():
+		hop4 = others[IPv4]
+	case local.Is4() || a.extendedNextHop:
 		hop4 = local
 	}
 	put(IPv4, hop4, fmt.Sprintf("the session is over IPv6, and the router did not agree to IPv4 routes with IPv6 next hops (RFC 8950): "+
 		"on FRR, neighbor %s capability extended-nexthop; or set a next hop", local))
 	hop6 := p.NextHop6
-	if !hop6.IsValid() && local.Is6() {
+	if !hop6.IsValid() && local.Is6() && !local.IsLoopback() {
 		hop6 = local
 	}
 	if !hop6.IsValid() {
-		hop6 = global6
+		hop6 = others[IPv6]
 	}
 	put(IPv6, hop6, "the session is over IPv4, and the link to the router has no global IPv6 address of this node: add one, or set a next hop")
 	return next, why

@@ -69,11 +69,13 @@ func TestNextHops(t *testing.T) {
 		{"over IPv6", peer6, local(nodeAddr6), extended, netip.Addr{}, nodeAddr6, nodeAddr6, ""},
 		{"over IPv6, not extended", peer6, local(nodeAddr6), agreed, netip.Addr{}, netip.Addr{}, nodeAddr6, "capability extended-nexthop"},
 		{"unnumbered", Peer{Interface: "eth0"}, local(nodeLink6.WithZone("eth0")), extended, netip.Addr{}, nodeLink6, nodeLink6, ""},
+		{"a daemon on this node", peer4, local(netip.MustParseAddr("127.0.0.1")), agreed, nodeAddr6, nodeAddr, nodeAddr6, ""},
+		{"over ::1", peer6, local(netip.MustParseAddr("::1")), agreed, nodeAddr6, nodeAddr, nodeAddr6, ""},
 		{"set", set, local(nodeAddr), agreed, nodeAddr6, routerAddr, routerAddr6, ""},
 		{"the router has one family", peer4, local(nodeAddr), agreement{families: []Family{IPv4}}, nodeAddr6, nodeAddr, netip.Addr{}, "activate"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			next, why := nextHops(tt.peer, tt.at, tt.agreed, tt.own6)
+			next, why := nextHops(tt.peer, tt.at, tt.agreed, map[Family]netip.Addr{IPv4: nodeAddr, IPv6: tt.own6})
 			if next[IPv4] != tt.hop4 || next[IPv6] != tt.hop6 {
 				t.Errorf("next hops %v, want %s and %s", next, tt.hop4, tt.hop6)
 			}

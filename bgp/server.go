@@ -8,8 +8,6 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
-	"os"
-	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -68,31 +66,12 @@ func startServer(ctx context.Context, log *slog.Logger, as uint32, id netip.Addr
 	return nil, err
 }
 
-// plainTCP runs f while new listeners are not Multipath TCP's, as they are by default: those know no MD5, which gobgp finds out
-// with no more than a line in its log. There is no other way to its listener.
-func plainTCP(f func() error) error {
-	const name = "GODEBUG"
-	old, had := os.LookupEnv(name)
-	if err := os.Setenv(name, strings.TrimPrefix(old+",multipathtcp=0", ",")); err != nil {
-		return err
-	}
-	defer func() {
-		if had {
-			_ = os.Setenv(name, old)
-		} else {
-			_ = os.Unsetenv(name)
-		}
-	}()
-	return f()
-}
-
 func (s *server) start(ctx context.Context, as uint32, id netip.Addr) error {
 	defer globals.write()()
-	err := plainTCP(func() error {
-		return s.bgp.StartBgp(ctx, &api.StartBgpRequest{Global: &api.Global{
-			Asn: as, RouterId: id.String(), ListenPort: int32(s.at.Port()), ListenAddresses: []string{s.at.Addr().String()},
-		}})
-	})
+	// The listener takes TCP-MD5 only if it is not Multipath TCP's, which go.mod says for programs of this module.
+	err := s.bgp.StartBgp(ctx, &api.StartBgpRequest{Global: &api.Global{
+		Asn: as, RouterId: id.String(), ListenPort: int32(s.at.Port()), ListenAddresses: []string{s.at.Addr().String()},
+	}})
 	if err != nil {
 		return fmt.Errorf("start gobgp at %s: %w", s.at, err)
 	}

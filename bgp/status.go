@@ -67,16 +67,18 @@ func (p *peer) failed(wasUp bool, err error) time.Duration {
 	}
 	p.mu.Lock()
 	why := err.Error()
-	retry := jittered(p.cfg.retry())
+	p.tries++
+	retry := jittered(min(p.cfg.retry(), firstRetry<<min(p.tries-1, 16)))
 	p.status.LastError, p.status.LastAt = why, time.Now()
 	var c *closed
 	if errors.As(err, &c) && c.malformed {
 		p.status.Malformed++
 	}
-	if wasUp || p.cfg.Passive { // then it is the router's pause that counts
+	if p.cfg.Passive { // it is the router's pause that counts
 		retry = min(retry, jittered(soonAgain))
 	}
 	if wasUp {
+		p.tries, retry = 0, jittered(soonAgain)
 		p.status.Flaps++
 		p.status.Hold, p.status.Families = 0, nil
 	}
@@ -85,8 +87,11 @@ func (p *peer) failed(wasUp bool, err error) time.Duration {
 		state, retry = Idle, min(retry, jittered(soonAgain))
 	}
 	p.become(state, why)
-	again := p.warned == why
-	p.warned = why
+	// A router that has just started, or has just lost us, may refuse a time or two.
+	again := p.warned == why || p.tries <= 2
+	if !again {
+		p.warned = why
+	}
 	p.mu.Unlock()
 	p.logFailure(wasUp, again, why, retry)
 	p.changed()

@@ -159,7 +159,7 @@ func (a *Agent) nextLook() time.Duration {
 	for _, s := range a.facts.Seats {
 		if s.Valid {
 			soon(s.Term.Lease.Until())
-			soon(s.Since.Add(a.facts.Routing.Detection))
+			soon(s.Since.Add(a.facts.Routing.wait()))
 		}
 		if s.Next != 0 {
 			soon(s.Next.Add(grace))

@@ -97,8 +97,12 @@ type Rest struct {
 type Routing struct {
 	LastResort bool          // an unhealthy node without an election goes on, as the last resort
 	DrainWait  time.Duration // how long a node that stops asks routers to prefer others before it withdraws
-	Detection  time.Duration // a new holder waits this long for routers to have dropped a frozen one's route; 0: it does not
+	Detection  time.Duration // how long routers may believe in a node that froze: a new holder waits for that; 0: it does not wait
 }
+
+// wait is how long a new holder waits until it advertises. Clocks may be five per
+// cent apart.
+func (r Routing) wait() time.Duration { return r.Detection / 10 * 11 }
 
 // Facts is all that a node knows. The loop owns it.
 type Facts struct {

@@ -3,6 +3,7 @@ package agent
 import (
 	"net/netip"
 	"sync"
+	"time"
 
 	"github.com/pintle-lb/pintle/leader"
 )
@@ -56,6 +57,7 @@ const (
 	targNews  partNews = "targets"
 	routeNews partNews = "routes"
 	tableNews partNews = "table"
+	watchNews partNews = "detection"
 )
 
 // Seat takes an elector's report.
@@ -82,6 +84,17 @@ func (a *Agent) Heard(addr netip.Addr) {
 // Disturbed takes that others changed what the binder had.
 func (a *Agent) Disturbed() {
 	a.in.put(partNews("disturbed"), func(a *Agent) { a.bound.again(); a.table.again() })
+}
+
+// Detection takes how long routers may go on sending packets to a node that froze,
+// as far as it is known from their sessions with this one. It counts where it is
+// longer than what was configured, and only if anything was.
+func (a *Agent) Detection(d time.Duration) {
+	a.in.put(watchNews, func(a *Agent) {
+		if c := a.cfg.Routing.Detection; c > 0 {
+			a.facts.Routing.Detection = max(c, d)
+		}
+	})
 }
 
 // Drain makes the node give up everything. Drained is closed when it has.

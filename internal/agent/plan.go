@@ -53,7 +53,7 @@ func (f *Facts) planSeat(c Claim, want *State) {
 		want.Seats = append(want.Seats, c.Seat)
 	}
 	bind := f.binds(c, seat)
-	route := f.Now >= seat.Since.Add(f.Routing.Detection)
+	route := f.Now >= seat.Since.Add(f.Routing.wait())
 	for _, a := range c.Addrs {
 		if bind {
 			want.Addresses = append(want.Addresses, a.Prefix)

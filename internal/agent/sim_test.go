@@ -180,7 +180,7 @@ func (n *simNode) boot(again bool) {
 	n.routes = simSetter[Route]{}
 	n.facts = Facts{Node: n.name, Linger: time.Second, HoldDown: 300 * time.Millisecond, Seats: map[string]Seat{}, Checks: map[string]bool{"c": true},
 		Heard: map[netip.Addr]leader.Instant{}, Ready: n.w.seed%3 == 0, Rest: Rest{Step: 300 * time.Millisecond},
-		Routing: Routing{Detection: n.w.detect + n.w.detect/10}, Routed: map[string]leader.Instant{}, out: map[string]bool{}}
+		Routing: Routing{Detection: n.w.detect}, Routed: map[string]leader.Instant{}, out: map[string]bool{}}
 	if !n.witness {
 		n.facts.Claims = []Claim{{Name: "cp", Seat: "cp", Addrs: []Placed{{simAddr, []string{"eth0"}}}, Announce: Announce{Wire: true, BGP: n.w.detect > 0}}}
 	}

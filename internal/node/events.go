@@ -5,7 +5,6 @@ import (
 	"net/netip"
 	"time"
 
-	"github.com/pintle-lb/pintle/bgp"
 	"github.com/pintle-lb/pintle/leader"
 )
 
@@ -65,25 +64,5 @@ func (n *Node) tellStrangers(ctx context.Context) {
 			}
 		}
 		before = n.heard.counts()
-	}
-}
-
-// tellRouters makes events of sessions with routers that come up or end, until ctx
-// ends.
-func (n *Node) tellRouters(ctx context.Context) {
-	up := map[string]bool{}
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-n.routed:
-		}
-		for _, p := range n.bgp.Status().Peers {
-			now := p.State == bgp.Established
-			if now != up[p.Name] {
-				n.events.Router(p.Name, now, p.LastError)
-			}
-			up[p.Name] = now
-		}
 	}
 }

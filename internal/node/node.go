@@ -165,9 +165,7 @@ func (n *Node) runHost(ctx context.Context, g *errgroup.Group) {
 	}
 	if n.bgp != nil {
 		g.Go(func() error { return n.bgp.Run(ctx) })
-	}
-	if n.bgp != nil && n.events != nil {
-		g.Go(func() error { n.tellRouters(ctx); return nil })
+		g.Go(func() error { n.watchRouters(ctx); return nil })
 	}
 	if n.cfg.BGP.NeedsNode() {
 		g.Go(func() error { n.watchPeers(ctx); return nil })

@@ -165,7 +165,7 @@ func (n *Node) agentConfig() agent.Config {
 		out.Table = n.table
 	}
 	if c.BGP.Exclusive {
-		out.Routing.Detection = c.Detection() / 10 * 11 // clocks may be five per cent apart
+		out.Routing.Detection = c.Detection()
 	}
 	return out
 }

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net"
@@ -59,22 +60,18 @@ func (r routers) Set(ctx context.Context, want []agent.Route) ([]agent.Route, er
 // accident.
 const lastResortPrepend = 5
 
-// attributes are those of the configuration, and of a node that others are to be
-// preferred to: the community of RFC 8326, for routers that know it, and a longer
-// path, for those that do not. Routers of our own AS go by the local preference.
+// attributes are what a route has besides its peer's: those of a node that others
+// are to be preferred to. That is the community of RFC 8326, for routers that know
+// it, and a longer path, for those that do not. Routers of our own AS go by the
+// local preference.
 func (r routers) attributes(g agent.Grade) bgp.Attributes {
-	a := bgp.Attributes(r.cfg.BGPAttributes)
-	if g == agent.Normal {
-		return a
+	switch g {
+	case agent.Leaving:
+		return bgp.Attributes{Communities: []uint32{bgp.GracefulShutdown}, LocalPref: new(uint32), Prepend: r.cfg.Drain.Prepend}
+	case agent.LastResort:
+		return bgp.Attributes{Communities: []uint32{bgp.GracefulShutdown}, LocalPref: new(uint32), Prepend: lastResortPrepend}
 	}
-	a.Communities = append(slices.Clone(a.Communities), bgp.GracefulShutdown)
-	a.LocalPref = new(uint32)
-	if g == agent.Leaving {
-		a.Prepend += r.cfg.Drain.Prepend
-	} else {
-		a.Prepend += lastResortPrepend
-	}
-	return a
+	return bgp.Attributes{}
 }
 
 // openRouters makes the speaker. Its peers come from watchPeers.
@@ -122,9 +119,9 @@ func HostAddrs() (out []netip.Addr) {
 // peers are the routers of this node.
 func (n *Node) peers(labels, annotations map[string]string) (out []bgp.Peer, err error) {
 	for _, p := range n.cfg.BGP.On(n.cfg.Node, labels, annotations) {
-		peer := bgp.Peer{Name: p.Name, Address: p.Address, Interface: p.Link, Port: p.Port, AS: p.AS, LocalAS: p.LocalAS, LocalAddress: p.LocalAddress,
+		peer := bgp.Peer{Name: p.Name, Address: p.Address, Interface: cmp.Or(p.Link, p.Interface), Port: p.Port, AS: p.AS, LocalAS: p.LocalAS, LocalAddress: p.LocalAddress,
 			PasswordFile: p.PasswordFile, Multihop: p.Multihop, GTSM: p.GTSM, Passive: p.Passive, Hold: p.Hold, Keepalive: p.Keepalive,
-			ConnectRetry: p.ConnectRetry, NextHop4: p.NextHop4, NextHop6: p.NextHop6, Attributes: bgp.Attributes(p.BGPAttributes)}
+			ConnectRetry: p.ConnectRetry, NextHop4: p.NextHop4, NextHop6: p.NextHop6, Attributes: bgp.Attributes(n.cfg.BGP.Attributes(p))}
 		for _, f := range p.Families {
 			peer.Families = append(peer.Families, families[f])
 		}
@@ -153,6 +150,43 @@ func bfdOf(c *config.BGPBFD) (*bgp.BFD, error) {
 	key, _, _ := strings.Cut(string(text), "\n")
 	out.Auth = &bfd.Auth{KeyID: c.Auth.KeyID, Key: strings.TrimSuffix(key, "\r"), Meticulous: c.Auth.Meticulous}
 	return out, nil
+}
+
+// watchRouters follows what becomes of the sessions, until ctx ends.
+func (n *Node) watchRouters(ctx context.Context) {
+	up := map[string]bool{}
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-n.routed:
+		}
+		peers := n.bgp.Status().Peers
+		n.agent.Detection(n.detection(peers))
+		for _, p := range peers {
+			now := p.State == bgp.Established
+			if now != up[p.Name] && n.events != nil {
+				n.events.Router(p.Name, now, p.LastError)
+			}
+			up[p.Name] = now
+		}
+	}
+}
+
+// detection is how long routers may go on sending packets to another node that
+// froze, as far as this node can tell from its own sessions with them: a router may
+// take packets of BFD less often than the configuration offers them. BFD counts
+// only where there are no routes without it.
+func (n *Node) detection(peers []bgp.PeerStatus) (longest time.Duration) {
+	for _, p := range peers {
+		i := slices.IndexFunc(n.cfg.BGP.Peers, func(c config.BGPPeer) bool { return c.Name == p.Name })
+		d := p.Hold
+		if i >= 0 && n.cfg.BGP.Peers[i].BFD != nil && n.cfg.BGP.Peers[i].BFD.Strict && p.BFD != nil {
+			d = min(d, p.BFD.Detected)
+		}
+		longest = max(longest, d)
+	}
+	return longest
 }
 
 // askNode is how often the labels and annotations of this node are asked for.

@@ -8,6 +8,7 @@ import (
 	"github.com/pintle-lb/pintle/internal/config"
 	"github.com/pintle-lb/pintle/internal/kube"
 	"github.com/pintle-lb/pintle/leader"
+	"github.com/pintle-lb/pintle/manifests"
 )
 
 // A Finding is something about this machine, or about what it reaches, that is not
@@ -29,7 +30,7 @@ type Survey struct {
 // rights and its clock. It changes nothing and takes up to some seconds.
 func SelfCheck(ctx context.Context, cfg *config.Config) Survey {
 	s := Survey{Findings: rivals(places{proc: "/proc", manifests: "/etc/kubernetes/manifests"}, cfg)}
-	if cfg.Election == config.ElectionLease {
+	if cfg.NeedsKubernetes() {
 		s.askAPI(ctx, cfg)
 	}
 	return s
@@ -41,7 +42,11 @@ func (s *Survey) askAPI(ctx context.Context, cfg *config.Config) {
 		s.Findings = append(s.Findings, about(cfg, kube.Finding{Path: "kubernetes.kubeconfig", Text: err.Error()}))
 		return
 	}
-	r := kube.Check(ctx, creds, cfg.Kubernetes, cfg.Lease)
+	var more []manifests.Rule
+	if cfg.BGP.NeedsNode() {
+		more = append(more, manifests.NodeRule(cfg.Node))
+	}
+	r := kube.Check(ctx, creds, cfg.Kubernetes, cfg.Lease, more...)
 	for _, f := range r.Findings {
 		s.Findings = append(s.Findings, about(cfg, f))
 	}

@@ -66,7 +66,10 @@ func TestSessions(t *testing.T) {
 			if v.only != "" && v.only != p.name {
 				continue
 			}
-			t.Run(v.name+"/"+p.name, func(t *testing.T) { v.test(t, p.start) })
+			t.Run(v.name+"/"+p.name, func(t *testing.T) {
+				t.Parallel()
+				v.test(t, p.start)
+			})
 		}
 	}
 }
@@ -121,6 +124,7 @@ func count(bs ...bool) (n int) {
 
 // TestUnnumbered: nobody was told an address; FRR waits for router advertisements.
 func TestUnnumbered(t *testing.T) {
+	t.Parallel()
 	s := newSite(t, 1)
 	routertest.FRR(t, s.lab.Client(), router.Config{AS: routerAS, RouterID: s.lab.Client().Addr(), Neighbors: []router.Neighbor{
 		{Interface: "eth0", AS: nodeAS, Families: []router.Family{router.IPv4, router.IPv6}}}})
@@ -146,6 +150,7 @@ func TestUnnumbered(t *testing.T) {
 // which tells the router. It has the node's address as its router ID, so Pintle needs
 // another.
 func TestLocalDaemon(t *testing.T) {
+	t.Parallel()
 	s := newSite(t, 1)
 	n, r := s.node(1), s.lab.Client()
 	routertest.FRR(t, r, router.Config{AS: routerAS, RouterID: r.Addr(), Neighbors: []router.Neighbor{{Addr: n.Addr(), AS: nodeAS}}})
@@ -186,10 +191,11 @@ func TestWhyNot(t *testing.T) {
 		{"nobody listens", "port: 1790", nil, []string{"refuse"}},
 		{"nobody is there", "address: 10.77.0.77", nil, []string{"10.77.0.77"}},
 		{"GTSM on one side", "gtsm: true", func(n *router.Neighbor) { n.Multihop = 2 }, []string{"TTL"}},
-		{"the router is not configured", "", func(n *router.Neighbor) { n.Addr = netip.MustParseAddr("10.77.0.9") }, []string{"10.77.0.1"}},
+		{"the router is not configured", "", func(n *router.Neighbor) { n.Addr = netip.MustParseAddr("10.77.0.9") }, []string{"this node as a neighbor by the address 10.77.0.1"}},
 	} {
 		for _, p := range programs {
 			t.Run(c.name+"/"+p.name, func(t *testing.T) {
+				t.Parallel()
 				s := newSite(t, 1)
 				p.start(t, s.lab.Client(), router.Config{AS: routerAS, RouterID: s.lab.Client().Addr(), Neighbors: s.neighbors(c.neighbor)})
 				s.start(s.node(1), setup{peer: strings.ReplaceAll(c.peer, "{secret}", s.secret("correct-horse"))})

@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"flag"
 	"fmt"
 	"net/netip"
 	"os"
@@ -63,6 +64,12 @@ func run(m *testing.M) int {
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		fmt.Fprintf(os.Stderr, "build pintle: %v\n%s", err, out)
+		return 1
+	}
+	// They mostly wait: routers take their time to connect, and hold times to pass.
+	flag.Parse()
+	if err := flag.Set("test.parallel", "6"); err != nil {
+		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
 	return m.Run()
@@ -225,20 +232,29 @@ func (m *machine) signal(sig syscall.Signal) {
 	check(m.t, m.proc.Signal(sig))
 }
 
-// report is what `pintle status -o json` says.
-func (m *machine) report() (*status.Report, error) {
+// ask runs a command of Pintle on a machine, with its configuration.
+func (m *machine) ask(command string, args ...string) ([]byte, error) {
 	var out, errs bytes.Buffer
-	cmd := exec.Command(program, "status", "--config", filepath.Join(m.dir, "pintle.yaml"), "-o", "json")
+	cmd := exec.Command(program, append([]string{command, "--config", filepath.Join(m.dir, "pintle.yaml")}, args...)...)
 	cmd.Stdout, cmd.Stderr = &out, &errs
 	p, err := m.Host.Start(context.WithoutCancel(m.t.Context()), cmd)
 	if err != nil {
 		return nil, err
 	}
 	if err := p.Wait(); err != nil {
-		return nil, fmt.Errorf("status of %s: %w: %s", m.Name(), err, errs.String())
+		return nil, fmt.Errorf("pintle %s on %s: %w: %s", command, m.Name(), err, errs.String())
+	}
+	return out.Bytes(), nil
+}
+
+// report is what `pintle status -o json` says.
+func (m *machine) report() (*status.Report, error) {
+	out, err := m.ask("status", "-o", "json")
+	if err != nil {
+		return nil, err
 	}
 	r := &status.Report{}
-	return r, json.Unmarshal(out.Bytes(), r)
+	return r, json.Unmarshal(out, r)
 }
 
 // peer is what a machine says of its only router.
