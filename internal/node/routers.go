@@ -155,11 +155,14 @@ func bfdOf(c *config.BGPBFD) (*bgp.BFD, error) {
 // watchRouters follows what becomes of the sessions, until ctx ends.
 func (n *Node) watchRouters(ctx context.Context) {
 	up := map[string]bool{}
+	look := time.NewTicker(time.Second) // nobody tells of the timers of BFD
+	defer look.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-n.routed:
+		case <-look.C:
 		}
 		peers := n.bgp.Status().Peers
 		n.agent.Detection(n.detection(peers))
@@ -178,11 +181,18 @@ func (n *Node) watchRouters(ctx context.Context) {
 // take packets of BFD less often than the configuration offers them. BFD counts
 // only where there are no routes without it.
 func (n *Node) detection(peers []bgp.PeerStatus) (longest time.Duration) {
+	strict := map[string]bool{}
+	for _, p := range n.cfg.BGP.Peers {
+		strict[p.Name] = p.BFD != nil && p.BFD.Strict
+	}
 	for _, p := range peers {
-		i := slices.IndexFunc(n.cfg.BGP.Peers, func(c config.BGPPeer) bool { return c.Name == p.Name })
 		d := p.Hold
-		if i >= 0 && n.cfg.BGP.Peers[i].BFD != nil && n.cfg.BGP.Peers[i].BFD.Strict && p.BFD != nil {
+		switch {
+		case !strict[p.Name] || p.BFD == nil:
+		case p.BFD.State == bfd.Up:
 			d = min(d, p.BFD.Detected)
+		default:
+			d = 0 // nothing is agreed on
 		}
 		longest = max(longest, d)
 	}

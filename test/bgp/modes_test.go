@@ -245,7 +245,7 @@ func TestTable(t *testing.T) {
 	w := routertest.Watch(t, r)
 	routertest.BIRDText(t, n.Host, fmt.Sprintf(`router id %[1]s;
 protocol device { scan time 1; }
-protocol direct { ipv4; ipv6; }
+protocol direct { ipv4; ipv6; interface "-lo", "*"; }
 ipv4 table pintle4;
 ipv6 table pintle6;
 protocol kernel { kernel table 155; scan time 1; learn; ipv4 { table pintle4; import all; export none; }; }

@@ -1,6 +1,7 @@
 package bgp
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -91,7 +92,7 @@ func (v variant) test(t *testing.T, start func(testing.TB, *netlab.Host, router.
 	s.start(s.node(1), setup{peer: strings.ReplaceAll(v.peer, "{secret}", s.secret("correct-horse")), bgp: v.bgp + "  drain: {wait: 0s}\n"})
 	t.Cleanup(func() {
 		if t.Failed() {
-			text, _ := r.Ask(t.Context(), map[bool]string{true: "show bgp summary", false: "show protocols all"}[strings.HasSuffix(t.Name(), "FRR")])
+			text, _ := r.Ask(context.WithoutCancel(t.Context()), map[bool]string{true: "show bgp summary", false: "show protocols all"}[strings.HasSuffix(t.Name(), "FRR")])
 			t.Log(text)
 		}
 	})
@@ -155,9 +156,9 @@ func TestLocalDaemon(t *testing.T) {
 	n, r := s.node(1), s.lab.Client()
 	routertest.FRR(t, r, router.Config{AS: routerAS, RouterID: r.Addr(), Neighbors: []router.Neighbor{{Addr: n.Addr(), AS: nodeAS}}})
 	w := routertest.Watch(t, r)
-	routertest.BIRDText(t, n.Host, fmt.Sprintf(`router id %[1]s;
+	bird := routertest.BIRDText(t, n.Host, fmt.Sprintf(`router id %[1]s;
 protocol device { scan time 1; }
-protocol direct { ipv4; }
+protocol direct { ipv4; interface "-lo", "*"; }
 protocol bgp pintle {
   local 127.0.0.1 as %[2]d;
   neighbor 127.0.0.1 as %[2]d;
@@ -171,6 +172,12 @@ protocol bgp tor {
   ipv4 { import none; export where source = RTS_BGP; next hop self; };
 }
 `, n.Addr(), nodeAS, vip4, r.Addr(), routerAS))
+	t.Cleanup(func() {
+		if t.Failed() {
+			text, _ := bird.Ask(context.WithoutCancel(t.Context()), "show", "route", "all")
+			t.Log(text)
+		}
+	})
 	s.start(n, setup{addrs: []netip.Prefix{vip4}, bgp: "  routerID: 10.77.1.1\n", peer: fmt.Sprintf("address: 127.0.0.1, localAddress: 127.0.0.1, port: 179, as: %d, families: [ipv4]", nodeAS)})
 	s.routed(w, vip4, n.Addr())
 	n.stop()
