@@ -64,7 +64,7 @@ give --config /etc/pintle/pintle.yaml.`,
 		Example: `  pintle manifest pod --address 10.0.0.100 --peers n1=10.0.0.1,n2=10.0.0.2,n3=10.0.0.3
   pintle manifest pod --address 10.0.0.100 --peers n1=10.0.0.1,n2=10.0.0.2,n3=10.0.0.3 \
       --tls-ca /etc/pintle/tls/ca.crt --tls-cert /etc/pintle/tls/{node}.crt --tls-key /etc/pintle/tls/{node}.key
-  pintle manifest pod --address 10.0.0.100 --bgp-as 65001 --bgp-peer 10.0.0.254=65000
+  pintle manifest pod --address 10.99.0.10 --bgp-as 65001 --bgp-peer 10.0.0.254=65000
   pintle manifest pod --config /etc/pintle/pintle.yaml`,
 		RunE: func(c *cobra.Command, _ []string) error {
 			p.made, p.kubeconfig = "pintle manifest pod", cmp.Or(p.kubeconfig, "/etc/kubernetes/pintle.conf")
@@ -98,7 +98,7 @@ the configuration in a ConfigMap, and a DaemonSet for the control-plane nodes. B
 Lease of the cluster. Passwords of routers come from a Secret: the command that makes it is told.`,
 		Example: `  pintle manifest daemonset --address 10.0.0.100 | kubectl apply -f -
   pintle manifest daemonset --address 10.0.0.100 --api-health tcp   # k3s, RKE2: they answer nobody without a name
-  pintle manifest daemonset --address 10.0.0.100 --bgp-as 65001 --bgp-peer 10.0.0.254=65000`,
+  pintle manifest daemonset --address 10.99.0.10 --bgp-as 65001 --bgp-peer 10.0.0.254=65000`,
 		RunE: func(c *cobra.Command, _ []string) error {
 			p.made = "pintle manifest daemonset"
 			return p.print(c, manifests.Kube.DaemonSet)
