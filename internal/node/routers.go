@@ -220,20 +220,20 @@ func (n *Node) askPeers(ctx context.Context) ([]bgp.Peer, error) {
 // they are.
 func (n *Node) watchPeers(ctx context.Context) {
 	var last []bgp.Peer
-	failed := false
-	for first := true; ; first = false {
+	set, failed := false, false
+	for {
 		peers, err := n.askPeers(ctx)
-		if err == nil && (first || !reflect.DeepEqual(peers, last)) {
-			err = n.bgp.SetPeers(ctx, peers)
-			last = peers
+		if err == nil && (!set || !reflect.DeepEqual(peers, last)) {
+			if err = n.bgp.SetPeers(ctx, peers); err == nil {
+				last, set = peers, true
+			}
 		}
 		if err != nil && !failed && ctx.Err() == nil {
 			n.log.Warn("cannot tell which peers this node has, trying again", "err", err)
 		}
-		failed = err != nil
 		wait := askNode
-		if failed {
-			wait, first = 2*time.Second, true
+		if failed = err != nil; failed {
+			wait = 2 * time.Second
 		}
 		select {
 		case <-ctx.Done():
