@@ -40,8 +40,8 @@ type bgpCase struct {
 	name   string
 	timers bgpTimers
 	// do returns when it began. heal lets the node advertise again; nil: it has to be started again.
-	do   func(context.Context, speaking) (time.Time, error)
-	heal func(context.Context, speaking) error
+	do   func(context.Context, *site) (time.Time, error)
+	heal func(context.Context, *site) error
 }
 
 var (
@@ -55,21 +55,28 @@ var bgpCases = []bgpCase{
 	{"term", plainTimers, signalled(syscall.SIGTERM), nil},
 	{"kill", plainTimers, signalled(syscall.SIGKILL), nil},
 	{"freeze-hold-3s", plainTimers, signalled(syscall.SIGSTOP), wake},
+	{"cut-hold-3s", plainTimers, cut, mend},
 	{"freeze-bfd-3x100", bfd100, signalled(syscall.SIGSTOP), wake},
+	{"cut-bfd-3x100", bfd100, cut, mend},
 	{"freeze-bfd-3x50", bfd50, signalled(syscall.SIGSTOP), wake},
+	{"cut-bfd-3x50", bfd50, cut, mend},
 	{name: manyCase}, // measured by manyOf
 }
 
 func bgpCaseName(c bgpCase) string { return c.name }
 
-func withdraw(ctx context.Context, s speaking) (time.Time, error) { return s.Withdraw(ctx) }
-func advertise(ctx context.Context, s speaking) error             { return s.Return(ctx) }
+func withdraw(ctx context.Context, x *site) (time.Time, error) { return x.nodes[0].Withdraw(ctx) }
+func advertise(ctx context.Context, x *site) error             { return x.nodes[0].Return(ctx) }
 
-func signalled(sig syscall.Signal) func(context.Context, speaking) (time.Time, error) {
-	return func(_ context.Context, s speaking) (time.Time, error) { return time.Now(), s.Signal(sig) }
+func signalled(sig syscall.Signal) func(context.Context, *site) (time.Time, error) {
+	return func(_ context.Context, x *site) (time.Time, error) { return time.Now(), x.nodes[0].Signal(sig) }
 }
 
-func wake(_ context.Context, s speaking) error { return s.Signal(syscall.SIGCONT) }
+func wake(_ context.Context, x *site) error { return x.nodes[0].Signal(syscall.SIGCONT) }
+
+// cut makes the switch drop all of the node's frames: nobody loses a carrier.
+func cut(_ context.Context, x *site) (time.Time, error) { return time.Now(), x.lab.Node(1).Cut() }
+func mend(_ context.Context, x *site) error             { return x.lab.Node(1).Heal() }
 
 // A routerKind is a program that the nodes' router can be.
 type routerKind struct {
@@ -240,7 +247,7 @@ func (x *site) suffer(ctx context.Context, c bgpCase) (time.Duration, error) {
 		return 0, err
 	}
 	victim, hop := x.nodes[0], x.lab.Node(1).Addr()
-	start, err := c.do(ctx, victim)
+	start, err := c.do(ctx, x)
 	if err != nil {
 		return 0, err
 	}
@@ -251,7 +258,7 @@ func (x *site) suffer(ctx context.Context, c bgpCase) (time.Duration, error) {
 		return 0, err
 	}
 	if c.heal != nil {
-		err = c.heal(ctx, victim)
+		err = c.heal(ctx, x)
 	} else {
 		select {
 		case <-victim.Done():
@@ -287,7 +294,7 @@ func (x *site) close(well bool) error {
 
 const bgpLegend = `Milliseconds from the event until the router's kernel had the route no more: median (maximum). withdraw: the node's health
 check fails, or birdc is told to; from the first bad answer, or from the start of birdc. term and kill: the signal. freeze:
-SIGSTOP; the hold time is 3 s without BFD and 9 s with it.
+SIGSTOP. cut: the switch drops its frames, and nobody loses a carrier. The hold time is 3 s without BFD and 9 s with it.
 `
 
 // bgpTable has a row for each case, and a column for each system with each router.
