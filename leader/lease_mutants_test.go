@@ -68,7 +68,7 @@ func mustDie(t *testing.T, file, text string) {
 			t.Fatal(err)
 		}
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "go", "test", "-count=1", "-vet=off", "-failfast", "-overlay", overlay, "-run", "^TestLeaseSimulation$", ".")
 	cmd.Env = append(os.Environ(), "SIM_RUNS=600")

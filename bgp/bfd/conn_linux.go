@@ -252,6 +252,9 @@ func (s *sockets) fds() []unix.PollFd {
 func (s *sockets) drain(now time.Time, arrive func(time.Time, datagram)) {
 	for p, door := range s.doors {
 		for range batch {
+			if s.doors[p] != door { // an answer found out that its link is gone
+				break
+			}
 			n, oobn, _, from, err := unix.Recvmsg(door.fd, s.buf[:], s.oob[:], unix.MSG_DONTWAIT)
 			if err != nil { // there is no more; an error of the socket is gone with this
 				break

@@ -155,6 +155,8 @@ func (r *routers) reach(p config.BGPPeer) {
 	switch {
 	case err != nil:
 		r.bad(r.path(p, ".address"), fmt.Errorf("%s: no route to it: %w", p.Address, err))
+	case via.Gw != nil && p.Multihop == 0 && p.BFD != nil:
+		r.warn(r.path(p, ".address"), fmt.Sprintf("%s: is not on a link of this host but behind %s: BFD needs multihop", p.Address, via.Gw))
 	case via.Gw != nil && p.Multihop == 0 && p.AS != r.cfg.BGP.AS:
 		r.warn(r.path(p, ".address"), fmt.Sprintf("%s: is not on a link of this host but behind %s: the session needs multihop", p.Address, via.Gw))
 	}

@@ -101,8 +101,17 @@ type Routing struct {
 }
 
 // wait is how long a new holder waits until it advertises. Clocks may be five per
-// cent apart.
-func (r Routing) wait() time.Duration { return r.Detection / 10 * 11 }
+// cent apart, and a holder that lives may need a moment for its withdrawal.
+func (r Routing) wait() time.Duration {
+	if r.Detection == 0 {
+		return 0
+	}
+	return r.Detection/10*11 + withdrawing
+}
+
+// withdrawing is how long a withdrawal may take when a lease is over: a router that
+// has not taken it by then gets its connection reset.
+const withdrawing = 500 * time.Millisecond
 
 // Facts is all that a node knows. The loop owns it.
 type Facts struct {

@@ -14,6 +14,7 @@ package agent
 
 import (
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/pintle-lb/pintle/leader"
@@ -52,8 +53,8 @@ func (f *Facts) planSeat(c Claim, want *State) {
 	if !leave || f.claims(c) {
 		want.Seats = append(want.Seats, c.Seat)
 	}
-	bind := f.binds(c, seat)
-	route := f.Now >= seat.Since.Add(f.Routing.wait())
+	bind := f.binds(c, seat) || f.attracts(c)
+	waited := f.Now >= seat.Since.Add(f.Routing.wait())
 	for _, a := range c.Addrs {
 		if bind {
 			want.Addresses = append(want.Addresses, a.Prefix)
@@ -65,8 +66,9 @@ func (f *Facts) planSeat(c Claim, want *State) {
 		for _, l := range a.Links {
 			want.Targets = append(want.Targets, Target{Link: l, Addr: a.Prefix.Addr(), Lease: lease})
 		}
-		if lease != nil && route {
-			want.advertise(c, Route{Prefix: a.Prefix, Lease: lease})
+		route := Route{Prefix: a.Prefix, Lease: lease}
+		if lease != nil && (waited || slices.Contains(f.Have.Routes, route)) {
+			want.advertise(c, route)
 		}
 	}
 }
@@ -75,7 +77,7 @@ func (f *Facts) planSeat(c Claim, want *State) {
 // having the addresses until packets for them go elsewhere.
 func (f *Facts) planFree(c Claim, want *State) {
 	grade, out := f.advertises()
-	bind := out || f.routed(c) || f.Routed[c.Name] != 0 && f.Now < f.Routed[c.Name].Add(settle)
+	bind := out || f.attracts(c)
 	for _, a := range c.Addrs {
 		if bind {
 			want.Addresses = append(want.Addresses, a.Prefix)
@@ -84,6 +86,12 @@ func (f *Facts) planFree(c Claim, want *State) {
 			want.advertise(c, Route{Prefix: a.Prefix, Grade: grade})
 		}
 	}
+}
+
+// attracts reports whether routers may send packets for the claim to this node,
+// for what it told them.
+func (f *Facts) attracts(c Claim) bool {
+	return f.routed(c) || f.Routed[c.Name] != 0 && f.Now < f.Routed[c.Name].Add(settle)
 }
 
 // advertises reports whether, and how, a node without an election advertises.

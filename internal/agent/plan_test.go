@@ -188,8 +188,8 @@ func TestPlanRoutes(t *testing.T) {
 		{"a holder advertises what it has", situation(holder, bound, byBGP), "bind normal -"},
 		{"a follower nothing", situation(byBGP, ready, bound), "bind - -"},
 		{"nor one whose claim is on the wire only", situation(holder, bound), "bind - -"},
-		{"a new holder waits for the routers", situation(holder, bound, byBGP, detection(1100*time.Millisecond-1)), "bind - -"},
-		{"and then advertises as well", situation(holder, bound, byBGP, detection(1100*time.Millisecond)), "bind normal -"},
+		{"a new holder waits for the routers", situation(holder, bound, byBGP, detection(1600*time.Millisecond-1)), "bind - -"},
+		{"and then advertises as well", situation(holder, bound, byBGP, detection(1600*time.Millisecond)), "bind normal -"},
 		{"one that stops withdraws first", situation(holder, bound, byBGP, routed, draining), "bind - -"},
 	} {
 		got := Plan(c.facts)

@@ -238,6 +238,9 @@ func (c *Config) checkPlace(r *reader, p BGPPeer, path string) {
 				r.add(path+"."+k, "", "has no effect with interface: the router is the neighbour on the link", "leave it out")
 			}
 		}
+		if p.Passive {
+			r.add(path+".passive", "true", "is for a router whose address is known: an unnumbered one is connected to", "leave it out, or give its address")
+		}
 	}
 	for key, a := range map[string]netip.Addr{"address": p.Address, "localAddress": p.LocalAddress} {
 		if a.IsValid() && c.shared(a) {
@@ -272,7 +275,7 @@ func (c *Config) checkSession(r *reader, p BGPPeer, path string) {
 	case p.Keepalive >= p.Hold:
 		r.add(at, showDuration(p.Keepalive), "not shorter than the hold time, "+showDuration(p.Hold), "a third of it is usual: leave it out")
 	case p.Keepalive > third:
-		r.warn(at, showDuration(p.Keepalive), "more than a third of the hold time, "+showDuration(p.Hold)+": one lost packet may end the session", "leave it out")
+		r.add(at, showDuration(p.Keepalive), "more than a third of the hold time, "+showDuration(p.Hold)+": one lost packet could end the session", "leave it out")
 	}
 	for _, f := range []struct {
 		hop netip.Addr
@@ -284,9 +287,16 @@ func (c *Config) checkSession(r *reader, p BGPPeer, path string) {
 	}
 }
 
+// maxCommunities of all kinds fit into one message, with what else a route has.
+const maxCommunities = 90
+
 // checkPeerAttributes looks at what the router does not hear.
 func (c *Config) checkPeerAttributes(r *reader, p BGPPeer, path string) {
 	checkAttributes(r, path, p.BGPAttributes)
+	if all := c.BGP.Attributes(p); len(all.Communities)+len(all.Large) > maxCommunities {
+		r.add(path+".communities", "", fmt.Sprintf("makes %d, with those of bgp and the large ones", len(all.Communities)+len(all.Large)),
+			fmt.Sprintf("at most %d fit into a message", maxCommunities))
+	}
 	internal := p.internal(c.BGP)
 	if p.Prepend > 0 && internal {
 		r.warn(path+".prepend", fmt.Sprint(p.Prepend), "has no effect: the router is of our own AS", "use localPref")

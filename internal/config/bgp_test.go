@@ -1,6 +1,7 @@
 package config
 
 import (
+	"fmt"
 	"net/netip"
 	"reflect"
 	"slices"
@@ -193,8 +194,12 @@ func TestBGPProblems(t *testing.T) {
 			"f:12: bgp.peers[0].keepalive: 1500ms: has a part of a second (routers count whole seconds)"}},
 		{"keepalive", byBGP("", "keepalive: 9s", ""), []string{
 			"f:11: bgp.peers[0].keepalive: 9s: not shorter than the hold time, 9s (a third of it is usual: leave it out)"}},
+		{"passive and unnumbered", strings.ReplaceAll(byBGP("listen: 0.0.0.0:179", "passive: true", ""), "address: 10.0.0.254", "interface: eth0"), []string{
+			"f:12: bgp.peers[0].passive: true: is for a router whose address is known: an unnumbered one is connected to (leave it out, or give its address)"}},
+		{"communities", byBGP("communities: [no-peer"+numbered(80)+"]", "communities: [no-export"+numbered(90)+"]", ""), []string{
+			"f:11: bgp.peers[0].communities: makes 92, with those of bgp and the large ones (at most 90 fit into a message)"}},
 		{"keepalive late", byBGP("", "keepalive: 4s", ""), []string{
-			"f:11: bgp.peers[0].keepalive: 4s: more than a third of the hold time, 9s: one lost packet may end the session (leave it out)"}},
+			"f:11: bgp.peers[0].keepalive: 4s: more than a third of the hold time, 9s: one lost packet could end the session (leave it out)"}},
 		{"families", byBGP("", "families: [ipv6, ipv6]", ""), []string{"f:11: bgp.peers[0].families[1]: ipv6: given twice (keep one)"}},
 		{"next hops", byBGP("", "nextHop: [10.0.0.1, 10.0.0.2]", ""), []string{"f:11: bgp.peers[0].nextHop[1]: 10.0.0.2: is a second one of this family (keep one)"}},
 		{"next hop for nothing", byBGP("", "families: ipv6\nnextHop: [10.0.0.1]", ""), []string{
@@ -397,4 +402,12 @@ func TestResolvePeers(t *testing.T) {
 	if problems := labelled.Resolve(links); len(problems) != 1 || failed(problems) {
 		t.Errorf("a peer that may be another node's: %v", problems)
 	}
+}
+
+// numbered are n more communities of a list.
+func numbered(n int) (out string) {
+	for i := range n {
+		out += fmt.Sprintf(", \"65001:%d\"", i)
+	}
+	return out
 }

@@ -40,7 +40,7 @@ func TestEffective(t *testing.T) {
 		"witness":    edit("{name: n3", "{name: n3, role: witness"),
 		"instance":   base + "instance: blue\nlinger: 1500us\nserver: {listen: off}\nlog: {level: warn, format: json}\n",
 		"bgp":        byBGP("communities: [0:0, \"65535:65535\", no-peer]\nlocalPref: 0\ndrain: {wait: 0}\nexclusive: false", "bfd: {auth: {keyFile: /k, keyID: 0}}\nnodes: [n1]\nnodeAnnotations: {\"a.b/c\": \"\", \"null\": \"true\"}", ""),
-		"unnumbered": strings.NewReplacer("[bgp]", "[bgp, table]", "address: 10.0.0.254\n      as: 65000", "interface: eth*\n      as: external").Replace(byBGP("listen: \"[::]:1790\"", "families: ipv6\npassive: true", "table: {number: 4294967295}\n")),
+		"unnumbered": strings.NewReplacer("[bgp]", "[bgp, table]", "address: 10.0.0.254\n      as: 65000", "interface: eth*\n      as: external").Replace(byBGP("listen: \"[::]:1790\"", "families: ipv6", "table: {number: 4294967295}\n")),
 		"command": base + "health:\n  - command: [/bin/sh, -c, \"a: b # c\\n\\ttab 'x' \\\"y\\\"\", \"\", \" \", \"-\", \"null\", \"1\", \"yes\", \"é\", \"{}\", \"*x\", \"|\", \"a\\nb\"]\n" +
 			"    interval: 100ms\n",
 	}

@@ -44,8 +44,13 @@ func (h *Host) MAC() net.HardwareAddr { return h.mac }
 // Addr is its own IPv4 address.
 func (h *Host) Addr() netip.Addr { return h.addrs[0].Addr() }
 
-// Addr6 is its own IPv6 address, in a lab with Options.IPv6.
-func (h *Host) Addr6() netip.Addr { return h.addrs[1].Addr() }
+// Addr6 is its own IPv6 address, in a lab with Options.IPv6; else the zero value.
+func (h *Host) Addr6() netip.Addr {
+	if len(h.addrs) < 2 {
+		return netip.Addr{}
+	}
+	return h.addrs[1].Addr()
+}
 
 // configure brings lo and eth0 up and gives eth0 its addresses. IPv6 addresses are set by hand, as detection of
 // duplicates would take the first two seconds of every lab.

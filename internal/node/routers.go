@@ -3,6 +3,7 @@ package node
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -48,12 +49,13 @@ func (r routers) Set(ctx context.Context, want []agent.Route) ([]agent.Route, er
 			out = append(out, w)
 		}
 	}
-	for _, p := range have { // what could not be withdrawn
-		if !slices.ContainsFunc(out, func(o agent.Route) bool { return o.Prefix == p }) {
+	for _, p := range have {
+		if !slices.ContainsFunc(want, func(w agent.Route) bool { return w.Prefix == p }) {
 			out = append(out, agent.Route{Prefix: p})
+			err = errors.Join(err, fmt.Errorf("withdraw %s: some router may have it still", p))
 		}
 	}
-	return out, err
+	return out, err // an error has it looked at again
 }
 
 // lastResortPrepend makes a path longer than any that a healthy node has by
@@ -191,8 +193,8 @@ func (n *Node) detection(peers []bgp.PeerStatus) (longest time.Duration) {
 		case !strict[p.Name] || p.BFD == nil:
 		case p.BFD.State == bfd.Up:
 			d = min(d, p.BFD.Detected)
-		default:
-			d = 0 // nothing is agreed on
+		case len(p.Advertised) == 0:
+			d = 0 // it has nothing of us, and routes wait for BFD
 		}
 		longest = max(longest, d)
 	}

@@ -144,7 +144,9 @@ func TestDetection(t *testing.T) {
 		{"BFD that routes do not wait for", []bgp.PeerStatus{{Name: "loose", Hold: 9 * time.Second, BFD: up(time.Second)}}, 9 * time.Second},
 		{"BFD that they wait for", []bgp.PeerStatus{{Name: "strict", Hold: 9 * time.Second, BFD: up(time.Second)}}, time.Second},
 		{"slower than the hold time", []bgp.PeerStatus{{Name: "strict", Hold: 3 * time.Second, BFD: up(5 * time.Second)}}, 3 * time.Second},
-		{"not up", []bgp.PeerStatus{{Name: "strict", Hold: 9 * time.Second, BFD: &bfd.Status{Detected: 3 * time.Second}}}, 0},
+		{"not up, and so without routes", []bgp.PeerStatus{{Name: "strict", Hold: 9 * time.Second, BFD: &bfd.Status{Detected: 3 * time.Second}}}, 0},
+		{"switched off by the router, which keeps the routes", []bgp.PeerStatus{{Name: "strict", Hold: 9 * time.Second, BFD: &bfd.Status{Detected: time.Second},
+			Advertised: []netip.Prefix{netip.MustParsePrefix("10.99.0.1/32")}}}, 9 * time.Second},
 		{"the longest counts", []bgp.PeerStatus{{Name: "loose", Hold: 3 * time.Second}, {Name: "strict", Hold: 9 * time.Second, BFD: up(time.Second)}}, 3 * time.Second},
 	} {
 		if got := n.detection(c.peers); got != c.want {

@@ -71,6 +71,30 @@ func TestUnhealthyNodeWithdraws(t *testing.T) {
 	s.routed(w, vip4, s.addrs(false)...)
 }
 
+// TestDeadServerIsWithdrawn: what stands for the API server listens on each node, and
+// one of them dies.
+func TestDeadServerIsWithdrawn(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, 3)
+	routertest.BIRD(t, s.lab.Client(), router.Config{AS: routerAS, RouterID: s.lab.Client().Addr(), Neighbors: s.neighbors(nil)})
+	w := routertest.Watch(t, s.lab.Client())
+	serve := func(m *machine) *netlab.Process {
+		p, err := m.Host.Start(t.Context(), exec.Command(os.Args[0], "listen", "127.0.0.1:6443"))
+		check(t, err)
+		return p
+	}
+	var servers []*netlab.Process
+	for _, m := range s.machines {
+		servers = append(servers, serve(m))
+		s.start(m, setup{extra: "health:\n  - {name: api, tcp: \"127.0.0.1:6443\", interval: 200ms, timeout: 200ms}\n"})
+	}
+	s.routed(w, vip4, s.addrs(false)...)
+	check(t, servers[0].Signal(syscall.SIGKILL))
+	s.routed(w, vip4, s.addrs(false)[1:]...)
+	serve(s.node(1))
+	s.routed(w, vip4, s.addrs(false)...)
+}
+
 // TestLastResort: an unhealthy node is not used while there is a healthy one, and is
 // when there is none.
 func TestLastResort(t *testing.T) {

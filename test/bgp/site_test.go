@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"flag"
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -49,7 +50,20 @@ func TestMain(m *testing.M) {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
+	if len(os.Args) == 3 && os.Args[1] == "listen" {
+		fmt.Fprintln(os.Stderr, listen(os.Args[2]))
+		os.Exit(1)
+	}
 	os.Exit(run(m))
+}
+
+// listen accepts connections, and keeps them.
+func listen(at string) error {
+	ln, err := net.Listen("tcp", at)
+	for err == nil {
+		_, err = ln.Accept()
+	}
+	return err
 }
 
 func run(m *testing.M) int {
