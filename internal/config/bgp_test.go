@@ -195,7 +195,7 @@ func TestBGPProblems(t *testing.T) {
 		{"keepalive", byBGP("", "keepalive: 9s", ""), []string{
 			"f:11: bgp.peers[0].keepalive: 9s: not shorter than the hold time, 9s (a third of it is usual: leave it out)"}},
 		{"passive and unnumbered", strings.ReplaceAll(byBGP("listen: 0.0.0.0:179", "passive: true", ""), "address: 10.0.0.254", "interface: eth0"), []string{
-			"f:12: bgp.peers[0].passive: true: is for a router whose address is known: an unnumbered one is connected to (leave it out, or give its address)"}},
+			"f:11: bgp.peers[0].passive: true: is for a router whose address is known: an unnumbered one is connected to (leave it out, or give its address)"}},
 		{"communities", byBGP("communities: [no-peer"+numbered(80)+"]", "communities: [no-export"+numbered(90)+"]", ""), []string{
 			"f:11: bgp.peers[0].communities: makes 92, with those of bgp and the large ones (at most 90 fit into a message)"}},
 		{"keepalive late", byBGP("", "keepalive: 4s", ""), []string{
