@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"net/netip"
 	"slices"
@@ -128,7 +129,7 @@ func (d *discovery) hear(ctx context.Context, conn *ndp.Conn, asked chan<- struc
 			// RFC 4861 6.1.2: what was forwarded to this link is not from a neighbour.
 			if from.IsLinkLocalUnicast() && (control == nil || control.HopLimit == ndp.HopLimit) {
 				d.mu.Lock()
-				d.heard[from.WithZone("")] = time.Now()
+				note(d.heard, from.WithZone(""), time.Now())
 				d.mu.Unlock()
 			}
 		}
@@ -169,6 +170,18 @@ func (d *discovery) routers() []netip.Addr {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return present(d.heard, time.Now())
+}
+
+// maxHeard is how many are remembered; anybody on the link can make up more.
+const maxHeard = 16
+
+// note remembers a router, and forgets those of long ago, and the oldest when there are too many.
+func note(heard map[netip.Addr]time.Time, router netip.Addr, now time.Time) {
+	maps.DeleteFunc(heard, func(_ netip.Addr, at time.Time) bool { return now.Sub(at) >= heardFor })
+	heard[router] = now
+	if len(heard) > maxHeard {
+		delete(heard, slices.MinFunc(slices.Collect(maps.Keys(heard)), func(a, b netip.Addr) int { return heard[a].Compare(heard[b]) }))
+	}
 }
 
 // present are the routers that are on the link now, as far as one can say.

@@ -27,6 +27,7 @@ const Port = 179
 type Config struct {
 	AS       uint32         // of this node; 1 to 4294967295, but not 23456 (RFC 6793) or 65535 and 4294967295 (RFC 7300)
 	RouterID netip.Addr     // an IPv4 address as an identifier, unique among the routers' neighbours (RFC 6286); not 0.0.0.0
+	Shared   []netip.Addr   // addresses that other nodes may have too, and that are never this node's own end of anything; those of the routes are so anyway
 	Listen   netip.AddrPort // where passive peers may connect to; the zero value: nowhere
 	Log      *slog.Logger   // nil: silent
 	OnChange func()         // something in Status is different; must not block; may be nil

@@ -1,6 +1,7 @@
 package bgp
 
 import (
+	"log/slog"
 	"net/netip"
 	"slices"
 	"strings"
@@ -134,6 +135,40 @@ func TestPresent(t *testing.T) {
 		if len(got) != tt.want || tt.want == 1 && got[0] != routerLink6 {
 			t.Errorf("%s: %v", name, got)
 		}
+	}
+}
+
+// TestNote: whoever makes up routers on the link does not fill our memory.
+func TestNote(t *testing.T) {
+	heard, now := make(map[netip.Addr]time.Time), time.Now()
+	a := netip.MustParseAddr("fe80::1")
+	for i := range 3 * maxHeard {
+		note(heard, a, now.Add(time.Duration(i)*time.Second))
+		a = a.Next()
+	}
+	if _, has := heard[a.Prev()]; !has || len(heard) != maxHeard {
+		t.Errorf("%d are remembered, the last one: %t", len(heard), has)
+	}
+	note(heard, routerLink6, now.Add(heardFor+time.Hour))
+	if len(heard) != 1 {
+		t.Errorf("%d are remembered for ever", len(heard))
+	}
+}
+
+// TestFailedStart: a gobgp that could not be started is not lost, because it never ends.
+func TestFailedStart(t *testing.T) {
+	p := &pool{log: slog.New(slog.DiscardHandler), as: nodeAS}
+	for range 3 {
+		if _, err := p.take(t.Context()); err == nil || len(p.failed) != 1 {
+			t.Fatalf("%d are kept: %v", len(p.failed), err)
+		}
+	}
+	p.id = id
+	s, err := p.take(t.Context())
+	must(t, err)
+	defer s.close()
+	if len(p.failed) != 0 {
+		t.Error("it is in use, and kept for the next")
 	}
 }
 

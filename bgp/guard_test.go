@@ -40,8 +40,8 @@ type rig struct {
 
 func newServer(t *testing.T) *server {
 	t.Helper()
-	s, err := startServer(t.Context(), slog.New(slog.DiscardHandler), ourOffer.as, nodeID)
-	if err != nil {
+	s := makeServer(slog.New(slog.DiscardHandler))
+	if err := s.start(t.Context(), ourOffer.as, nodeID); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(s.close)
@@ -398,6 +398,58 @@ func TestRefreshFlood(t *testing.T) {
 	if n, most := r.sent.Load()-before, 4+int64(4*time.Since(begin)/refreshPause); n > most { // each may be an UPDATE and an End-of-RIB
 		t.Errorf("%d UPDATEs for %d questions in %s, want at most %d", n, flood, time.Since(begin), most)
 	}
+}
+
+// A router that asks for all routes and does not read them is not sent more than it takes: gobgp's queue has no bound.
+func TestRefreshWithoutReader(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		router, guard := net.Pipe()
+		inner, gobgp := net.Pipe()
+		e := &relay{router: guard, inner: inner, agreed: agreed(t), up: func() {}, sent: func([]byte) {}, dropped: func(int) {}}
+		ended := make(chan error, 1)
+		go func() { ended <- e.run(t.Context()) }()
+		out := make(chan message, 1000)
+		go func() {
+			for m := range out {
+				gobgp.Write(m)
+			}
+		}()
+		defer close(out)
+		out <- ourOffer.open().message()
+		out <- keepalive
+		var asked atomic.Int32
+		go func() {
+			for buf := make([]byte, maxMessage); ; {
+				m, err := readMessage(gobgp, buf)
+				if err != nil {
+					return
+				}
+				if m.kind() == typeRefresh {
+					asked.Add(1)
+					out <- newMessage(typeUpdate, make([]byte, 4))
+				}
+			}
+		}()
+		if m, err := readMessage(router, make([]byte, maxMessage)); err != nil || m.kind() != typeKeepalive {
+			t.Fatal(m, err)
+		}
+		router.Write(keepalive)
+		for range 20 {
+			router.Write(refreshOf(IPv4))
+			time.Sleep(refreshPause)
+		}
+		if n := asked.Load(); n != 1 {
+			t.Errorf("gobgp was asked %d times by a router that reads nothing", n)
+		}
+		go io.Copy(io.Discard, router)
+		time.Sleep(3 * refreshPause)
+		if n := asked.Load(); n != 2 {
+			t.Errorf("gobgp was asked %d times when the router read again", n)
+		}
+		router.Close()
+		<-ended
+		gobgp.Close()
+	})
 }
 
 // A router that no longer reads does not keep us from stopping.

@@ -138,6 +138,10 @@ func speakAs(t testing.TB, cfg Config, peers ...Peer) *running {
 	s, err := New(cfg)
 	must(t, err)
 	must(t, s.SetPeers(t.Context(), peers))
+	return runs(t, s)
+}
+
+func runs(t testing.TB, s *Speaker) *running {
 	ctx, stop := context.WithCancel(context.Background())
 	r := &running{Speaker: s, t: t, stop: stop, done: make(chan error, 1)}
 	go func() { r.done <- s.Run(ctx) }()

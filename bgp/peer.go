@@ -24,13 +24,14 @@ type peer struct {
 	node     Config
 	log      *slog.Logger
 	pool     *pool
-	listener *listener     // nil: there is none
-	watch    func()        // the endpoint for BFD, or its timers, are different; must not block
-	changed  func()        // something in the status is different; must not block
-	kick     chan struct{} // to the session: what is wanted is different
-	incoming chan net.Conn // connections of a passive peer's router
-	found    *discovery    // of an unnumbered peer; nil: it has an address
-	done     chan struct{} // closed when run has returned
+	listener *listener                                             // nil: there is none
+	hops     func(Peer, endpoint, agreement) map[Family]netip.Addr // p.others
+	watch    func()                                                // the endpoint for BFD, or its timers, are different; must not block
+	changed  func()                                                // something in the status is different; must not block
+	kick     chan struct{}                                         // to the session: what is wanted is different
+	incoming chan net.Conn                                         // connections of a passive peer's router
+	found    *discovery                                            // of an unnumbered peer; nil: it has an address
+	done     chan struct{}                                         // closed when run has returned
 
 	mu      sync.Mutex // guards the rest
 	cfg     Peer
@@ -44,6 +45,7 @@ type peer struct {
 	warned  string    // the last reason that was warned of
 	tries   int       // that failed in a row
 	path    bfd.State // what BFD says of the path to the router, less what it said of itself
+	watched bfd.State // what it said last; AdminDown: nothing
 }
 
 func newPeer(node Config, cfg Peer, want *wanted) *peer {
@@ -57,6 +59,7 @@ func newPeer(node Config, cfg Peer, want *wanted) *peer {
 	} else {
 		p.found = newDiscovery(cfg.Interface, p.log)
 	}
+	p.hops = p.others
 	p.status.Local, p.status.LocalAS = cfg.LocalAddress, p.localASOf(cfg)
 	return p
 }
@@ -127,13 +130,7 @@ func (p *peer) run(ctx context.Context) error {
 		}
 		return nil
 	})
-	err := g.Wait()
-	select {
-	case conn := <-p.incoming: // nobody wants it now
-		conn.Close()
-	default:
-	}
-	return err
+	return g.Wait()
 }
 
 func (p *peer) begin(cancel context.CancelFunc) bool {
@@ -162,6 +159,7 @@ func (p *peer) end(ctx context.Context, subcode uint8, text string) {
 	case <-ctx.Done():
 		cancel()
 		if s != nil {
+			dropQueue(s.router)
 			_ = s.router.Close()
 		}
 		<-p.done
@@ -255,7 +253,7 @@ func (p *peer) ownAddress(router netip.Addr) (netip.Addr, error) {
 		}
 		return linkLocal(link), nil
 	}
-	return localFor(router, p.advertises)
+	return localFor(router, p.shares)
 }
 
 func (p *peer) localASOf(cfg Peer) uint32 {
@@ -265,12 +263,16 @@ func (p *peer) localASOf(cfg Peer) uint32 {
 	return p.node.AS
 }
 
-// advertises says that an address is one that the routes are for.
-func (p *peer) advertises(a netip.Addr) bool {
+// shares says that an address is not this node's own: the routes are for it, or it may be another node's too.
+func (p *peer) shares(a netip.Addr) bool {
+	a = a.WithZone("")
+	if slices.Contains(p.node.Shared, a) {
+		return true
+	}
 	p.mu.Lock()
 	want := p.want
 	p.mu.Unlock()
-	_, own := want.own[a.WithZone("")]
+	_, own := want.own[a]
 	return own
 }
 
@@ -300,6 +302,7 @@ func (p *peer) accept(ctx context.Context, e endpoint) (net.Conn, error) {
 	if p.listener == nil {
 		return nil, errors.New("this node listens nowhere")
 	}
+	p.refuse()
 	cancel, err := p.listener.expect(e, func(c *net.TCPConn) {
 		select {
 		case p.incoming <- c:
@@ -310,13 +313,25 @@ func (p *peer) accept(ctx context.Context, e endpoint) (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer cancel()
+	defer func() {
+		cancel()
+		p.refuse() // there may be a second one
+	}()
 	p.enter(Waiting, fmt.Sprintf("waiting for %s to connect to %s", e.remote.Addr(), p.node.Listen))
 	select {
 	case conn := <-p.incoming:
 		return conn, nil
 	case <-ctx.Done():
 		return nil, ctx.Err()
+	}
+}
+
+// refuse closes a connection that was delivered and that nobody waits for.
+func (p *peer) refuse() {
+	select {
+	case conn := <-p.incoming:
+		conn.Close()
+	default:
 	}
 }
 
@@ -327,9 +342,11 @@ func (p *peer) hold(ctx context.Context, conn net.Conn, cfg Peer, e endpoint, ag
 		return false, err
 	}
 	defer p.pool.give(server)
+	p.beginPath()
 	s := newSession()
 	s.server, s.router, s.kick, s.tell = server, conn, p.kick, p.changed
-	s.wish = func() (*wanted, terms) { return p.wish(e, agreed) }
+	s.wish = func(hops map[Family]netip.Addr) (*wanted, terms) { return p.wish(e, agreed, hops) }
+	s.look = func() map[Family]netip.Addr { return p.hops(p.config(), e, agreed) }
 	if err := s.fill(); err != nil {
 		return false, err
 	}
@@ -367,48 +384,4 @@ func (p *peer) adopt(s *session) bool {
 	defer p.mu.Unlock()
 	p.session = s
 	return s == nil || !p.ending
-}
-
-// wish is what the router is to hear now.
-func (p *peer) wish(e endpoint, a agreement) (*wanted, terms) {
-	p.mu.Lock()
-	cfg, want, state := p.cfg, p.want, p.path
-	p.mu.Unlock()
-	t := terms{localAS: p.localASOf(cfg), attributes: cfg.Attributes}
-	t.external = a.remoteAS != t.localAS
-	if cfg.BFD != nil && cfg.BFD.Strict && state != bfd.Up {
-		t.withheldBy = fmt.Sprintf("BFD is %s, and routes are for while it is up", state)
-	}
-	t.next, t.why = nextHops(cfg, e, a, p.others(cfg, e))
-	return want, t
-}
-
-// others are addresses of this node for routers to send to, where that of the session will not do.
-func (p *peer) others(cfg Peer, e endpoint) map[Family]netip.Addr {
-	out := map[Family]netip.Addr{}
-	if e.local.IsLoopback() {
-		out[IPv4], out[IPv6] = hostAddress(true, p.advertises), hostAddress(false, p.advertises)
-	} else if !cfg.NextHop6.IsValid() && e.local.Is4() {
-		out[IPv6] = global6(e.remote.Addr(), p.advertises)
-	}
-	return out
-}
-
-// bfdChanged ends the session when the path to the router is gone (RFC 5882 4.2), and only then: if the router has BFD switched
-// off, or a session is not up yet, it says nothing of the path.
-func (p *peer) bfdChanged(c bfd.Change) {
-	p.mu.Lock()
-	if !c.RemoteAdminDown {
-		p.path = c.New
-	}
-	s, up := p.session, p.status.State == Established
-	strict := p.cfg.BFD != nil && p.cfg.BFD.Strict
-	p.mu.Unlock()
-	if strict {
-		p.wake()
-	}
-	p.changed()
-	if s != nil && up && c.Old == bfd.Up && c.New != bfd.Up && !c.RemoteAdminDown {
-		s.relay.cease(ceaseBFDDown, "BFD down: "+c.Diag.String())
-	}
 }

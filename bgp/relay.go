@@ -18,6 +18,8 @@ const (
 	holdSpare = 2 * time.Second
 	// refreshPause keeps a router from having all routes sent again faster than it takes them: gobgp's queue has no bound.
 	refreshPause = time.Second
+	// crowded is a write to the router that waits: the buffers of its connection are full.
+	crowded = 20 * time.Millisecond
 )
 
 // relay carries the messages of one session between a router and gobgp, and lets through what is checked only.
@@ -38,6 +40,9 @@ type relay struct {
 	done  chan struct{} // closed when the session is over
 	last  message       // for gobgp, when it is; set before done is closed
 	idle  chan struct{} // closed when toInner has ended
+
+	writing atomic.Pointer[time.Time] // since when a write to the router goes on; nil: none does
+	waited  atomic.Bool               // one was crowded; cleared by slowReader
 
 	alive time.Time // of fromRouter: when gobgp last heard that the router is
 }
@@ -87,7 +92,12 @@ func (r *relay) cease(subcode uint8, text string) {
 }
 
 // closeSoon bounds the end of a session whose router no longer reads.
-func (r *relay) closeSoon() { time.AfterFunc(lastWords, func() { r.router.Close() }) }
+func (r *relay) closeSoon() {
+	time.AfterFunc(lastWords, func() {
+		dropQueue(r.router)
+		r.router.Close()
+	})
+}
 
 // finish tells both sides. gobgp gets the code only: what a router adds is for people.
 func (r *relay) finish(end *closed) {
@@ -126,7 +136,14 @@ func (r *relay) toRouter(ctx context.Context) *closed {
 
 func (r *relay) write(m message) error {
 	_ = r.router.SetWriteDeadline(time.Now().Add(r.agreed.hold))
-	if _, err := r.router.Write(m); err != nil {
+	begun := time.Now()
+	r.writing.Store(&begun)
+	_, err := r.router.Write(m)
+	r.writing.Store(nil)
+	if time.Since(begun) >= crowded {
+		r.waited.Store(true)
+	}
+	if err != nil {
 		return err
 	}
 	switch m.kind() {
@@ -280,6 +297,10 @@ func (r *relay) toInner() *closed {
 		case m = <-r.in:
 		case <-timer:
 			timer = nil
+			if r.slowReader() {
+				timer = time.After(refreshPause)
+				continue
+			}
 			if len(wanted) == 0 {
 				continue
 			}
@@ -296,6 +317,12 @@ func (r *relay) toInner() *closed {
 			return end
 		}
 	}
+}
+
+// slowReader says that something has waited to be written to the router since the last call. What is more would wait in gobgp.
+func (r *relay) slowReader() bool {
+	begun := r.writing.Load()
+	return r.waited.Swap(false) || begun != nil && time.Since(*begun) >= crowded
 }
 
 // also adds f to the set.

@@ -47,26 +47,35 @@ type neighbour struct {
 // one neighbour to the next. gobgp applies the import policy to our own routes too.
 const leave = "local-only"
 
-// startServer starts gobgp on a random address and port of 127/8.
-func startServer(ctx context.Context, log *slog.Logger, as uint32, id netip.Addr) (*server, error) {
-	const tries = 20
-	var err error
-	for range tries {
-		s := &server{key: rand.Text(), at: netip.AddrPortFrom(randomLoopback(), randomPort())}
-		for i := range s.guards {
-			s.guards[i] = randomLoopback()
-		}
-		s.bgp = gobgp.NewBgpServer(gobgp.LoggerOption(gobgpLog{log}))
-		go s.bgp.Serve()
-		err = s.start(ctx, as, id)
-		if !errors.Is(err, syscall.EADDRINUSE) {
-			return s, err
-		}
+// makeServer makes one that is to be started.
+func makeServer(log *slog.Logger) *server {
+	s := &server{key: rand.Text(), bgp: gobgp.NewBgpServer(gobgp.LoggerOption(gobgpLog{log}))}
+	for i := range s.guards {
+		s.guards[i] = randomLoopback()
 	}
-	return nil, err
+	go s.bgp.Serve()
+	return s
 }
 
-func (s *server) start(ctx context.Context, as uint32, id netip.Addr) error {
+// start starts gobgp on a random address and port of 127/8. After an error it can be tried again.
+func (s *server) start(ctx context.Context, as uint32, id netip.Addr) (err error) {
+	const tries = 20
+	for range tries {
+		s.at = netip.AddrPortFrom(randomLoopback(), randomPort())
+		if err = s.startAt(ctx, as, id); !errors.Is(err, syscall.EADDRINUSE) {
+			break
+		}
+	}
+	if err != nil {
+		return err
+	}
+	if err = s.leaveOnly(ctx); err != nil {
+		s.close()
+	}
+	return err
+}
+
+func (s *server) startAt(ctx context.Context, as uint32, id netip.Addr) error {
 	defer globals.write()()
 	// The listener takes TCP-MD5 only if it is not Multipath TCP's, which go.mod says for programs of this module.
 	err := s.bgp.StartBgp(ctx, &api.StartBgpRequest{Global: &api.Global{
@@ -75,6 +84,11 @@ func (s *server) start(ctx context.Context, as uint32, id netip.Addr) error {
 	if err != nil {
 		return fmt.Errorf("start gobgp at %s: %w", s.at, err)
 	}
+	return nil
+}
+
+// leaveOnly sets the policy.
+func (s *server) leaveOnly(ctx context.Context) error {
 	policy := &api.Policy{Name: leave, Statements: []*api.Statement{{
 		Name:       leave,
 		Conditions: &api.Conditions{RouteType: api.Conditions_ROUTE_TYPE_LOCAL},
@@ -203,8 +217,9 @@ type pool struct {
 	as  uint32
 	id  netip.Addr
 
-	mu   sync.Mutex // guards free
-	free []*server
+	mu     sync.Mutex // guards the rest
+	free   []*server
+	failed []*server // that could not be started, for the next try
 }
 
 func (p *pool) take(ctx context.Context) (*server, error) {
@@ -215,8 +230,21 @@ func (p *pool) take(ctx context.Context) (*server, error) {
 		p.mu.Unlock()
 		return s, nil
 	}
+	var s *server
+	if n := len(p.failed); n > 0 {
+		s, p.failed = p.failed[n-1], p.failed[:n-1]
+	}
 	p.mu.Unlock()
-	return startServer(ctx, p.log, p.as, p.id)
+	if s == nil {
+		s = makeServer(p.log)
+	}
+	if err := s.start(ctx, p.as, p.id); err != nil {
+		p.mu.Lock()
+		p.failed = append(p.failed, s)
+		p.mu.Unlock()
+		return nil, err
+	}
+	return s, nil
 }
 
 func (p *pool) give(s *server) {

@@ -32,9 +32,11 @@ type session struct {
 	server *server
 	relay  *relay
 	router net.Conn
-	wish   func() (*wanted, terms)
-	kick   <-chan struct{} // wish has something new
-	tell   func()          // what status says has changed
+	wish   func(hops map[Family]netip.Addr) (*wanted, terms)
+	look   func() map[Family]netip.Addr // the hops for wish; it asks the kernel, and may block
+	kick   chan struct{}                // wish has something new
+	stale  chan struct{}                // the hops may be other ones
+	tell   func()                       // what status says has changed
 
 	applying  sync.Mutex    // held while gobgp is told; guards live and confirmed
 	lives     chan struct{} // closed with live
@@ -46,31 +48,62 @@ type session struct {
 	written   map[netip.Prefix]struct{} // what the router has
 	owed      map[netip.Prefix]int      // withdrawals that gobgp is to send yet
 	withheld  []Withheld
-	applied   uint64        // the version of wanted whose withdrawals gobgp knows
-	moves     uint64        // grows with every UPDATE that was written
-	over      bool          // the connection is closed
-	changed   chan struct{} // closed at the next change of the above
+	hops      map[Family]netip.Addr // as look found them last
+	applied   uint64                // the version of wanted whose withdrawals gobgp knows
+	moves     uint64                // grows with every UPDATE that was written
+	over      bool                  // the connection is closed
+	changed   chan struct{}         // closed at the next change of the above
 }
 
 func newSession() *session {
 	return &session{
 		installed: make(map[netip.Prefix]export), written: make(map[netip.Prefix]struct{}), owed: make(map[netip.Prefix]int),
-		changed: make(chan struct{}), lives: make(chan struct{}),
+		changed: make(chan struct{}), lives: make(chan struct{}), stale: make(chan struct{}, 1),
 	}
 }
 
 // run relays until the session ends. The error says why, and is a *closed if it was not our own trouble.
 func (s *session) run(ctx context.Context) error {
-	defer s.end()
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
+		defer s.end() // the connection is closed
 		if err := s.relay.run(ctx); err != nil {
 			return err
 		}
 		return errors.New("the session ended")
 	})
 	g.Go(func() error { return s.keep(ctx) })
+	g.Go(func() error { return s.watchHops(ctx) })
 	return g.Wait()
+}
+
+// lookEvery is how often the next hops are looked at again: addresses come and go.
+const lookEvery = 3 * time.Second
+
+// watchHops asks the kernel, until ctx ends. It may take as long as it likes: no withdrawal waits for it.
+func (s *session) watchHops(ctx context.Context) error {
+	every := time.NewTicker(lookEvery)
+	defer every.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-s.stale:
+		case <-every.C:
+		}
+		if s.lookAgain() {
+			kick(s.kick)
+		}
+	}
+}
+
+func (s *session) lookAgain() (different bool) {
+	hops := s.look()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	different = !maps.Equal(s.hops, hops)
+	s.hops = hops
+	return different
 }
 
 func (s *session) end() {
@@ -89,6 +122,7 @@ func (s *session) ring() {
 
 // fill gives gobgp the routes before it has a neighbour, so that it packs them into few messages.
 func (s *session) fill() error {
+	s.lookAgain()
 	s.applying.Lock()
 	defer s.applying.Unlock()
 	return s.applyAll()
@@ -157,7 +191,11 @@ func (s *session) apply() (again bool, err error) {
 	case <-s.kick:
 	default:
 	}
-	w, t := s.wish()
+	kick(s.stale)
+	s.mu.Lock()
+	hops := s.hops
+	s.mu.Unlock()
+	w, t := s.wish(hops)
 	exports := make([]export, 0, len(w.routes))
 	keep := make(map[netip.Prefix]struct{}, len(w.routes))
 	var withheld []Withheld
@@ -298,13 +336,18 @@ func (s *session) settled(version uint64) (done bool, moves uint64, changed <-ch
 
 // abort ends the session by a reset of the connection: what waits in the socket, before a NOTIFICATION too, is thrown away.
 func (s *session) abort(ctx context.Context, why string) {
-	if c, ok := s.router.(*net.TCPConn); ok {
-		_ = c.SetLinger(0)
-	}
+	dropQueue(s.router)
 	s.relay.cease(ceaseReset, why)
 	s.gone(ctx, afterCease)
 	_ = s.router.Close()
 	s.gone(ctx, stalled)
+}
+
+// dropQueue makes the close of the connection a reset, which does not wait behind what a router that is stalled does not take.
+func dropQueue(router net.Conn) {
+	if c, ok := router.(*net.TCPConn); ok {
+		_ = c.SetLinger(0)
+	}
 }
 
 // gone waits until the session is over, for so long at most.

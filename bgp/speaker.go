@@ -30,6 +30,7 @@ type Speaker struct {
 	routes   map[netip.Prefix]Route // as Set said
 	want     *wanted
 	peers    map[string]*peer
+	leaving  map[*peer]struct{} // no longer in peers, but their routers may have our routes yet
 	listener *listener
 	start    func(*peer) // nil while Run does not
 	ended    bool
@@ -47,7 +48,7 @@ func New(cfg Config) (*Speaker, error) {
 		cfg.OnChange = func() {}
 	}
 	s := &Speaker{
-		cfg: cfg, want: &wanted{}, peers: make(map[string]*peer), peering: make(chan struct{}, 1),
+		cfg: cfg, want: &wanted{}, peers: make(map[string]*peer), leaving: make(map[*peer]struct{}), peering: make(chan struct{}, 1),
 		pool:  &pool{log: cfg.Log, as: cfg.AS, id: cfg.RouterID},
 		gates: make(chan struct{}, 1), bfds: make(chan struct{}, 1),
 	}
@@ -109,7 +110,7 @@ func (s *Speaker) finish(ctx context.Context) {
 	s.mu.Lock()
 	s.ended, s.start = true, nil
 	s.push()
-	peers := slices.Collect(maps.Values(s.peers))
+	peers := s.everyone()
 	version := s.want.removal
 	s.mu.Unlock()
 	withdraw, cancel := context.WithTimeout(ctx, withdrawLimit)
@@ -138,6 +139,7 @@ func (s *Speaker) SetPeers(ctx context.Context, peers []Peer) error {
 	limit, cancel := context.WithTimeout(context.WithoutCancel(ctx), ceaseLimit)
 	defer cancel()
 	each(gone, func(p *peer) { p.end(limit, ceaseDeconfigured, "") })
+	s.forget(gone)
 	s.startPeers(fresh)
 	s.bfdKick()
 	s.cfg.OnChange()
@@ -164,9 +166,23 @@ func (s *Speaker) changePeers(peers []Peer) (gone []*peer, fresh []Peer) {
 		if !stays[name] {
 			gone = append(gone, p)
 			delete(s.peers, name)
+			s.leaving[p] = struct{}{}
 		}
 	}
 	return gone, fresh
+}
+
+func (s *Speaker) forget(gone []*peer) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, p := range gone {
+		delete(s.leaving, p)
+	}
+}
+
+// everyone is whose router may have our routes. The caller holds mu.
+func (s *Speaker) everyone() []*peer {
+	return slices.AppendSeq(slices.Collect(maps.Values(s.peers)), maps.Keys(s.leaving))
 }
 
 func (s *Speaker) startPeers(fresh []Peer) {
@@ -191,7 +207,7 @@ func (s *Speaker) Set(ctx context.Context, routes []Route) (have []netip.Prefix,
 	s.mu.Lock()
 	s.routes = good
 	s.push()
-	peers := slices.Collect(maps.Values(s.peers))
+	peers := s.everyone()
 	want := s.want
 	s.mu.Unlock()
 	s.gateKick()
@@ -238,7 +254,7 @@ func (s *Speaker) push() {
 		}
 	}
 	s.want = next
-	for _, p := range s.peers {
+	for _, p := range s.everyone() {
 		p.set(next)
 	}
 }
@@ -272,7 +288,7 @@ func (s *Speaker) closeGates(ctx context.Context) (wait func()) {
 	s.mu.Lock()
 	before := s.want
 	s.push()
-	peers := slices.Collect(maps.Values(s.peers))
+	peers := s.everyone()
 	want := s.want
 	s.mu.Unlock()
 	if want == before {
@@ -314,6 +330,20 @@ func (s *Speaker) watchRouters(ctx context.Context) error {
 		if err != nil && ctx.Err() == nil && err.Error() != said {
 			said = err.Error()
 			s.cfg.Log.Warn("bfd", "err", err)
+		}
+		s.handOver()
+	}
+}
+
+// handOver tells new peers how the sessions are that BFD has had before. The peers are taken first, so that they hear of any
+// change that is later than the status.
+func (s *Speaker) handOver() {
+	s.mu.Lock()
+	peers := maps.Clone(s.peers)
+	s.mu.Unlock()
+	for _, b := range s.watch.Status() {
+		if p := peers[b.Name]; p != nil {
+			p.bfdIs(b.State)
 		}
 	}
 }

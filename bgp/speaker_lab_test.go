@@ -398,11 +398,43 @@ func TestOwnAddress(t *testing.T) {
 	if err != nil || w.local != vip.Addr() {
 		t.Fatalf("the kernel would choose %s: %v", w.local, err)
 	}
-	s := speak(t)
-	s.set(Route{Prefix: vip})
-	must(t, s.SetPeers(t.Context(), []Peer{numberedPeer()}))
-	if p := s.awaitState("r", Established); p.Local != nodeAddr {
-		t.Errorf("local address %s", p.Local)
+	t.Run("advertised", func(t *testing.T) {
+		s := speak(t)
+		s.set(Route{Prefix: vip})
+		must(t, s.SetPeers(t.Context(), []Peer{numberedPeer()}))
+		if p := s.awaitState("r", Established); p.Local != nodeAddr {
+			t.Errorf("local address %s", p.Local)
+		}
+	})
+	t.Run("shared", func(t *testing.T) {
+		s := speakAs(t, Config{AS: nodeAS, RouterID: id, Shared: []netip.Addr{vip6.Addr(), vip.Addr()}}, numberedPeer())
+		if p := s.awaitState("r", Established); p.Local != nodeAddr {
+			t.Errorf("local address %s", p.Local)
+		}
+	})
+}
+
+// TestNextHopComes: an address that the routes of a running session need may come late, and go.
+func TestNextHopComes(t *testing.T) {
+	host := newLab(t)
+	routertest.FRR(t, host, frrConfig(numbered(router.IPv4, router.IPv6)))
+	link, err := netlink.LinkByName(nodeEnd)
+	must(t, err)
+	own := &netlink.Addr{IPNet: &net.IPNet{IP: nodeAddr6.AsSlice(), Mask: net.CIDRMask(64, 128)}}
+	must(t, netlink.AddrDel(link, own))
+	s := speak(t, numberedPeer())
+	s.set(Route{Prefix: vip}, Route{Prefix: vip6})
+	withheld := func() bool {
+		p := s.peer("r")
+		return slices.Equal(p.Advertised, []netip.Prefix{vip}) && len(p.Withheld) == 1 && strings.Contains(p.Why, "no global IPv6 address")
+	}
+	await(t, "a route that is withheld", withheld)
+	must(t, addAddress(link, netip.PrefixFrom(nodeAddr6, 64)))
+	s.awaitAdvertised("r", vip, vip6)
+	must(t, netlink.AddrDel(link, own))
+	await(t, "a route that is withdrawn", withheld)
+	if p := s.peer("r"); p.Flaps != 0 {
+		t.Errorf("status %+v", p)
 	}
 }
 

@@ -3,6 +3,7 @@ package bgp
 import (
 	"context"
 	"errors"
+	"io"
 	"net"
 	"net/netip"
 	"syscall"
@@ -107,6 +108,75 @@ func TestStalledEnd(t *testing.T) {
 	s.end()
 	if took := time.Since(began); took > 4*time.Second {
 		t.Errorf("the end took %s", took)
+	}
+}
+
+// TestStalledGone: a router that is stalled, and no longer a peer, counts until it has lost the routes, by a reset.
+func TestStalledGone(t *testing.T) {
+	host := newLab(t)
+	l := listenNarrow(t, host, routerAddr)
+	s := speak(t, numberedPeer())
+	conn := answer(t, l)
+	s.awaitState("r", Established)
+	s.set(many(20000)...)
+	n, since := 0, time.Now()
+	await(t, "the connection is full", func() bool {
+		if now := len(s.peer("r").Advertised); now != n {
+			n, since = now, time.Now()
+		}
+		return n > 0 && time.Since(since) > stalled
+	})
+	gone := make(chan error, 1)
+	go func() { gone <- s.SetPeers(t.Context(), nil) }()
+	await(t, "the peer has left", func() bool { return len(s.Status().Peers) == 0 })
+	early, cancel := context.WithTimeout(t.Context(), stalled/100)
+	defer cancel()
+	if have, err := s.Set(early, nil); err != nil || len(have) == 0 {
+		t.Errorf("Set returned early, and said that the router has %d, %v", len(have), err)
+	}
+	must(t, <-gone)
+	if have := s.set(); len(have) != 0 {
+		t.Errorf("have %d", len(have))
+	}
+	var err error
+	for must(t, conn.SetReadDeadline(time.Now().Add(patience))); err == nil; {
+		_, err = conn.Read(make([]byte, 1<<16))
+	}
+	if !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("the router sees %v", err)
+	}
+}
+
+// TestSlowKernel: a withdrawal does not wait for a kernel that is asked for next hops.
+func TestSlowKernel(t *testing.T) {
+	host := newLab(t)
+	l := listenNarrow(t, host, routerAddr)
+	speaker, err := New(Config{AS: nodeAS, RouterID: id})
+	must(t, err)
+	must(t, speaker.SetPeers(t.Context(), []Peer{numberedPeer()}))
+	asked, slow, free := make(chan struct{}, 100), make(chan struct{}), make(chan struct{})
+	speaker.peers["r"].hops = func(Peer, endpoint, agreement) map[Family]netip.Addr {
+		select {
+		case <-slow:
+			asked <- struct{}{}
+			<-free
+		default:
+		}
+		return nil
+	}
+	s := runs(t, speaker)
+	t.Cleanup(func() { close(free) })
+	conn := answer(t, l)
+	go io.Copy(io.Discard, conn)
+	s.awaitState("r", Established)
+	s.set(Route{Prefix: vip})
+	s.awaitAdvertised("r", vip)
+	close(slow)
+	<-asked
+	began := time.Now()
+	have := s.set()
+	if p := s.peer("r"); len(have) != 0 || len(p.Advertised) != 0 || p.State != Established {
+		t.Errorf("have %v after %s: %+v", have, time.Since(began), p)
 	}
 }
 
