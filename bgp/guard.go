@@ -129,6 +129,7 @@ func farewell(router net.Conn, end *closed) {
 	}
 	_ = router.SetWriteDeadline(time.Now().Add(lastWords))
 	if _, err := router.Write(end.notification()); err != nil {
+		dropQueue(router)
 		return
 	}
 	end.told = true
@@ -136,7 +137,12 @@ func farewell(router net.Conn, end *closed) {
 	if !ok || half.CloseWrite() != nil {
 		return
 	}
-	timer := time.AfterFunc(linger, func() { router.Close() })
+	timer := time.AfterFunc(linger, func() {
+		if queued(router) > 0 { // it is stalled, and would have our routes until it has read all that
+			dropQueue(router)
+		}
+		router.Close()
+	})
 	defer timer.Stop()
 	_ = router.SetReadDeadline(time.Time{})
 	io.Copy(io.Discard, router) //nolint:errcheck // it ends with an error or without

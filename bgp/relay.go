@@ -165,6 +165,7 @@ func (r *relay) sign(of uint32) {
 // unwritten finds out why a write failed: the router may have said so before it closed. No NOTIFICATION can follow what may be
 // half a message.
 func (r *relay) unwritten(err error) *closed {
+	dropQueue(r.router)
 	select {
 	case end := <-r.stops: // then closeSoon cut it short
 		end.told = true

@@ -343,13 +343,6 @@ func (s *session) abort(ctx context.Context, why string) {
 	s.gone(ctx, stalled)
 }
 
-// dropQueue makes the close of the connection a reset, which does not wait behind what a router that is stalled does not take.
-func dropQueue(router net.Conn) {
-	if c, ok := router.(*net.TCPConn); ok {
-		_ = c.SetLinger(0)
-	}
-}
-
 // gone waits until the session is over, for so long at most.
 func (s *session) gone(ctx context.Context, limit time.Duration) {
 	ctx, cancel := context.WithTimeout(ctx, limit)

@@ -236,3 +236,27 @@ func (e endpoint) silence() string {
 	}
 	return s
 }
+
+// dropQueue makes the close of the connection a reset, which does not wait behind what a router that is stalled does not take.
+func dropQueue(router net.Conn) {
+	if c, ok := router.(*net.TCPConn); ok {
+		_ = c.SetLinger(0)
+	}
+}
+
+// queued is how many bytes the other side has not taken yet.
+func queued(conn net.Conn) (n int) {
+	tcp, ok := conn.(*net.TCPConn)
+	if !ok {
+		return 0
+	}
+	raw, err := tcp.SyscallConn()
+	if err != nil {
+		return 0
+	}
+	_ = control(raw, func(fd int) (err error) { // fails only on a closed one
+		n, err = unix.IoctlGetInt(fd, unix.SIOCOUTQ)
+		return err
+	})
+	return n
+}

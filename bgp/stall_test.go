@@ -174,9 +174,12 @@ func TestSlowKernel(t *testing.T) {
 	close(slow)
 	<-asked
 	began := time.Now()
+	session := speaker.peers["r"].current()
 	have := s.set()
-	if p := s.peer("r"); len(have) != 0 || len(p.Advertised) != 0 || p.State != Established {
-		t.Errorf("have %v after %s: %+v", have, time.Since(began), p)
+	session.mu.Lock()
+	defer session.mu.Unlock()
+	if len(have) != 0 || len(session.written) != 0 || session.over {
+		t.Errorf("have %v after %s; the session is over: %t", have, time.Since(began), session.over)
 	}
 }
 

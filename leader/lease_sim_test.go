@@ -41,6 +41,9 @@ func TestLeaseSimulation(t *testing.T) {
 	for i := range runs {
 		seed := first + uint64(i)
 		t.Run(fmt.Sprintf("seed=%d", seed), func(t *testing.T) {
+			// An elector that tries again at once, and again, lets no simulated time pass.
+			spins := time.AfterFunc(30*time.Second, func() { panic(fmt.Sprintf("SIM_SEED=%d spins", seed)) })
+			defer spins.Stop()
 			synctest.Test(t, func(t *testing.T) { simulateLease(t, seed) })
 		})
 	}
