@@ -258,7 +258,7 @@ func frozen(out []byte, cfg *config.Config) []byte {
 		out = fmt.Appendf(out, "# a frozen node's route ends at %s after at most %s\n", p.Name, detection(p))
 	}
 	if d := cfg.Detection(); cfg.BGP.Exclusive {
-		out = fmt.Appendf(out, "# exclusive: a new holder waits %s, a tenth more than that, before it advertises\n", d/10*11)
+		out = fmt.Appendf(out, "# exclusive: a new holder waits %s before it advertises: a tenth longer, and half a second\n", d/10*11+time.Second/2)
 	} else if cfg.Election != config.ElectionNone {
 		out = fmt.Appendf(out, "# so two nodes may be advertised for up to %s when a holder freezes (bgp.exclusive prevents it)\n", d)
 	}
