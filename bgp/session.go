@@ -289,24 +289,30 @@ func (s *session) sent(update []byte) {
 	s.tell()
 }
 
-// The patience with a router that has to be told of a withdrawal.
-const (
-	stalled    = time.Second     // its connection may take nothing for so long
-	slow       = 4 * time.Second // and all of it may last so long
-	afterCease = 300 * time.Millisecond
+// Limits are for the patience with a router that has to be told of a withdrawal.
+type limits struct {
+	stalled    time.Duration // its connection may take nothing for so long
+	slow       time.Duration // and all of it may last so long
+	afterCease time.Duration // then it has so long to hear why its connection is reset
+}
+
+// A wish can wait a little. When a gate is over another node may be the one, and it counts on half a second.
+var (
+	usual  = limits{stalled: time.Second, slow: 4 * time.Second, afterCease: 300 * time.Millisecond}
+	urgent = limits{stalled: 200 * time.Millisecond, slow: 300 * time.Millisecond, afterCease: 50 * time.Millisecond}
 )
 
 // settle returns when all withdrawals of the version are written to the router, or the session is over. A router that takes
 // no bytes gets its connection reset, which withdraws everything. It returns early when ctx ends.
-func (s *session) settle(ctx context.Context, version uint64) {
-	limit := time.NewTimer(slow)
+func (s *session) settle(ctx context.Context, version uint64, has limits) {
+	limit := time.NewTimer(has.slow)
 	defer limit.Stop()
 	for {
 		done, moves, changed := s.settled(version)
 		if done {
 			return
 		}
-		stall := time.NewTimer(stalled)
+		stall := time.NewTimer(has.stalled)
 		for again := true; again; {
 			select {
 			case <-changed:
@@ -314,10 +320,10 @@ func (s *session) settle(ctx context.Context, version uint64) {
 				done, now, changed = s.settled(version)
 				again = !done && now == moves
 			case <-stall.C:
-				s.abort(ctx, fmt.Sprintf("the connection took nothing for %s while routes had to be withdrawn", stalled))
+				s.abort(ctx, fmt.Sprintf("the connection took nothing for %s while routes had to be withdrawn", has.stalled), has)
 				return
 			case <-limit.C:
-				s.abort(ctx, fmt.Sprintf("routes could not be withdrawn within %s", slow))
+				s.abort(ctx, fmt.Sprintf("routes could not be withdrawn within %s", has.slow), has)
 				return
 			case <-ctx.Done():
 				stall.Stop()
@@ -335,12 +341,12 @@ func (s *session) settled(version uint64) (done bool, moves uint64, changed <-ch
 }
 
 // abort ends the session by a reset of the connection: what waits in the socket, before a NOTIFICATION too, is thrown away.
-func (s *session) abort(ctx context.Context, why string) {
+func (s *session) abort(ctx context.Context, why string, has limits) {
 	dropQueue(s.router)
 	s.relay.cease(ceaseReset, why)
-	s.gone(ctx, afterCease)
+	s.gone(ctx, has.afterCease)
 	_ = s.router.Close()
-	s.gone(ctx, stalled)
+	s.gone(ctx, usual.stalled)
 }
 
 // gone waits until the session is over, for so long at most.

@@ -115,7 +115,7 @@ func (s *Speaker) finish(ctx context.Context) {
 	s.mu.Unlock()
 	withdraw, cancel := context.WithTimeout(ctx, withdrawLimit)
 	defer cancel()
-	settle(withdraw, peers, version)
+	settle(withdraw, peers, version, usual)
 	cease, cancel := context.WithTimeout(ctx, ceaseLimit)
 	defer cancel()
 	each(peers, func(p *peer) { p.end(cease, ceaseShutdown, "Pintle on this node was stopped") })
@@ -211,7 +211,7 @@ func (s *Speaker) Set(ctx context.Context, routes []Route) (have []netip.Prefix,
 	want := s.want
 	s.mu.Unlock()
 	s.gateKick()
-	settle(ctx, peers, want.removal)
+	settle(ctx, peers, want.removal, usual)
 	return mayHave(want, peers), err
 }
 
@@ -296,7 +296,7 @@ func (s *Speaker) closeGates(ctx context.Context) (wait func()) {
 	}
 	s.cfg.Log.Info("routes are withdrawn: the permission to advertise them is over", "routes", len(before.routes)-len(want.routes))
 	s.cfg.OnChange()
-	return func() { settle(ctx, peers, want.removal) }
+	return func() { settle(ctx, peers, want.removal, urgent) }
 }
 
 // nextGate is how long the gates that are open last.
@@ -398,10 +398,10 @@ func (s *Speaker) Status() Status {
 }
 
 // settle waits until no router has what is not wanted any more.
-func settle(ctx context.Context, peers []*peer, version uint64) {
+func settle(ctx context.Context, peers []*peer, version uint64, has limits) {
 	each(peers, func(p *peer) {
 		if s := p.current(); s != nil {
-			s.settle(ctx, version)
+			s.settle(ctx, version, has)
 		}
 	})
 }

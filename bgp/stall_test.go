@@ -63,12 +63,12 @@ func TestStalled(t *testing.T) {
 		if now := len(s.peer("r").Advertised); now != n {
 			n, since = now, time.Now()
 		}
-		return n > 0 && time.Since(since) > stalled
+		return n > 0 && time.Since(since) > usual.stalled
 	})
 	if n == 20000 {
 		t.Fatal("all of it went into the sockets")
 	}
-	early, cancel := context.WithTimeout(t.Context(), stalled/10)
+	early, cancel := context.WithTimeout(t.Context(), usual.stalled/10)
 	defer cancel()
 	if have, err := s.Set(early, nil); err != nil || len(have) == 0 {
 		t.Errorf("Set returned early, and said that the router has %d, %v", len(have), err)
@@ -80,11 +80,42 @@ func TestStalled(t *testing.T) {
 	if len(have) != 0 {
 		t.Errorf("have %d", len(have))
 	}
-	if took < stalled/2 || took > 4*stalled {
+	if took < usual.stalled/2 || took > 30*usual.stalled {
 		t.Errorf("Set took %s", took)
 	}
 	await(t, "the end of the session", func() bool { return s.peer("r").State != Established })
 	if p := s.peer("r"); len(p.Advertised) != 0 || p.Flaps != 1 {
+		t.Errorf("status %+v", p)
+	}
+	thrownAway(t, conn, n)
+}
+
+// TestStalledGate: when a gate is over such a router's connection is reset, whether or not anybody calls Set.
+func TestStalledGate(t *testing.T) {
+	host := newLab(t)
+	l := listenNarrow(t, host, routerAddr)
+	s := speak(t, numberedPeer())
+	conn := answer(t, l)
+	s.awaitState("r", Established)
+	gate := &left{}
+	const lasts = 10 * time.Second
+	over := time.Now().Add(lasts)
+	gate.set(lasts)
+	routes := many(20000)
+	for i := range routes {
+		routes[i].Gate = gate
+	}
+	s.set(routes...)
+	n, since := 0, time.Now()
+	await(t, "the connection is full", func() bool {
+		if now := len(s.peer("r").Advertised); now != n {
+			n, since = now, time.Now()
+		}
+		return n > 0 && time.Since(since) > usual.stalled
+	})
+	await(t, "the end of the session", func() bool { return s.peer("r").State != Established })
+	t.Logf("the session ended %s after the gate", time.Since(over))
+	if p := s.peer("r"); len(p.Advertised) != 0 {
 		t.Errorf("status %+v", p)
 	}
 	thrownAway(t, conn, n)
@@ -119,12 +150,12 @@ func TestStalledGone(t *testing.T) {
 		if now := len(s.peer("r").Advertised); now != n {
 			n, since = now, time.Now()
 		}
-		return n > 0 && time.Since(since) > stalled
+		return n > 0 && time.Since(since) > usual.stalled
 	})
 	gone := make(chan error, 1)
 	go func() { gone <- s.SetPeers(t.Context(), nil) }()
 	await(t, "the peer has left", func() bool { return len(s.Status().Peers) == 0 })
-	early, cancel := context.WithTimeout(t.Context(), stalled/100)
+	early, cancel := context.WithTimeout(t.Context(), usual.stalled/100)
 	defer cancel()
 	if have, err := s.Set(early, nil); err != nil || len(have) == 0 {
 		t.Errorf("Set returned early, and said that the router has %d, %v", len(have), err)

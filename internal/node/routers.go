@@ -82,7 +82,7 @@ func (n *Node) openRouters() (err error) {
 		return nil
 	}
 	n.routed = make(chan struct{}, 1)
-	n.bgp, err = bgp.New(bgp.Config{AS: n.cfg.BGP.AS, RouterID: config.RouterID(n.cfg, HostAddrs()), Listen: n.cfg.BGP.Listen, Log: n.log,
+	n.bgp, err = bgp.New(bgp.Config{AS: n.cfg.BGP.AS, RouterID: config.RouterID(n.cfg, HostAddrs()), Listen: n.cfg.BGP.Listen, Shared: addrsOf(n.cfg), Log: n.log,
 		OnChange: func() {
 			select {
 			case n.routed <- struct{}{}:
