@@ -38,7 +38,7 @@ var mutants = []mutant{
 	{"a lease that never runs out", leaseFile, []string{"return l != nil && int64(l.clock()) < l.until.Load()", "return l != nil && l.until.Load() != 0"}},
 	{"announces before it holds", "plan.go", []string{"if seat.Valid && !leave && f.holds(a.Prefix) {", "if seat.Valid && !leave {"}},
 	{"does not wait for the routers", "plan.go", []string{"if lease != nil && (waited ||", "if lease != nil && (waited || true ||"}},
-	{"routes that outlive the lease", "plan.go", []string{"want.advertise(c, route)", "want.advertise(c, Route{Prefix: a.Prefix, Lease: leader.NewLease(func() leader.Instant { return 0 }, 1)})"}},
+	{"routes that outlive the lease", "plan.go", []string{"want.advertise(c, route)", "want.advertise(c, Route{Prefix: a.Prefix})"}},
 	{"resigns before the last route is withdrawn", "facts.go", []string{"slices.ContainsFunc(f.Doing.Targets, claimed) || f.routed(c)", "slices.ContainsFunc(f.Doing.Targets, claimed)"}},
 	{"resigns before the last claim", "plan.go", []string{"if !leave || f.claims(c) {", "if !leave {"}},
 	{"lets go before the last claim", "plan.go", []string{"case s.Valid: //", "case s.Valid && !f.Draining && !f.Leaves(c.Seat): //"}},

@@ -526,7 +526,7 @@ func (n *simNode) agent() {
 // advertises reports whether the process lets routers have the address: it
 // withdraws a route by itself when the lease is over.
 func (n *simNode) advertises() bool {
-	return slices.ContainsFunc(n.routes.truth, func(r Route) bool { return r.Lease.Valid() })
+	return slices.ContainsFunc(n.routes.truth, func(r Route) bool { return r.Lease == nil || r.Lease.Valid() })
 }
 
 // look has the routers look at a node. One that does not run is silent: they go
@@ -546,6 +546,9 @@ func (w *simWorld) checkRoutes() (routed []string) {
 		w.look(n)
 		if !n.believed {
 			continue
+		}
+		if !n.dead && !n.paused && !n.lease.Valid() {
+			w.failf("%s advertises without a lease", n.name)
 		}
 		routed = append(routed, n.name)
 		if !slices.Contains(n.bound.truth, simAddr) && !n.paused && !n.dead {
