@@ -18,6 +18,7 @@ import (
 type wanted struct {
 	version uint64
 	removal uint64 // the latest version that took a route away
+	urgent  bool   // a gate of one of these was over
 	routes  []Route
 	own     map[netip.Addr]struct{} // all addresses that Set named, also those whose gate is over
 }
@@ -271,7 +272,8 @@ func (s *session) add(exports []export) (again bool, err error) {
 func (s *session) sent(update []byte) {
 	withdrawn, reached, err := readUpdate(update)
 	if err != nil {
-		panic("bgp: " + err.Error()) // gobgp's own, and whole
+		s.relay.cease(ceaseReset, "our own BGP server sent what cannot be read: "+err.Error())
+		return
 	}
 	s.mu.Lock()
 	for _, p := range withdrawn {

@@ -211,7 +211,7 @@ func (s *Speaker) Set(ctx context.Context, routes []Route) (have []netip.Prefix,
 	want := s.want
 	s.mu.Unlock()
 	s.gateKick()
-	settle(ctx, peers, want.removal, usual)
+	settle(ctx, peers, want.removal, want.patience())
 	return mayHave(want, peers), err
 }
 
@@ -232,7 +232,7 @@ func mayHave(want *wanted, peers []*peer) []netip.Prefix {
 // push tells the peers what is wanted now, if that is different. The caller holds mu.
 func (s *Speaker) push() {
 	next := &wanted{
-		version: s.want.version + 1, removal: s.want.removal,
+		version: s.want.version + 1, removal: s.want.removal, urgent: s.want.urgent,
 		routes: make([]Route, 0, len(s.routes)), own: make(map[netip.Addr]struct{}, len(s.routes)),
 	}
 	for _, r := range s.routes {
@@ -247,16 +247,33 @@ func (s *Speaker) push() {
 	if slices.EqualFunc(s.want.routes, next.routes, sameRoute) && maps.Equal(s.want.own, next.own) {
 		return
 	}
-	for _, r := range s.want.routes {
-		if _, stays := slices.BinarySearchFunc(next.routes, r.Prefix, func(r Route, p netip.Prefix) int { return r.Prefix.Compare(p) }); !stays {
-			next.removal = next.version
-			break
-		}
-	}
+	s.want.removeTo(next)
 	s.want = next
 	for _, p := range s.everyone() {
 		p.set(next)
 	}
+}
+
+// removeTo notes in next what it takes away.
+func (w *wanted) removeTo(next *wanted) {
+	for _, r := range w.routes {
+		if _, stays := slices.BinarySearchFunc(next.routes, r.Prefix, func(r Route, p netip.Prefix) int { return r.Prefix.Compare(p) }); stays {
+			continue
+		}
+		if next.removal != next.version {
+			next.removal, next.urgent = next.version, false
+		}
+		next.urgent = next.urgent || !isOpen(r.Gate)
+	}
+}
+
+// patience is what is had with a router that is to lose what was taken away last. Whoever finds first that a gate is over, Set or
+// watchGates, must not wait for longer.
+func (w *wanted) patience() limits {
+	if w.urgent {
+		return urgent
+	}
+	return usual
 }
 
 func sameRoute(a, b Route) bool {
@@ -296,7 +313,7 @@ func (s *Speaker) closeGates(ctx context.Context) (wait func()) {
 	}
 	s.cfg.Log.Info("routes are withdrawn: the permission to advertise them is over", "routes", len(before.routes)-len(want.routes))
 	s.cfg.OnChange()
-	return func() { settle(ctx, peers, want.removal, urgent) }
+	return func() { settle(ctx, peers, want.removal, want.patience()) }
 }
 
 // nextGate is how long the gates that are open last.

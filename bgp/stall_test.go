@@ -50,6 +50,19 @@ func answer(t testing.TB, l net.Listener) net.Conn {
 	return conn
 }
 
+// full waits until the connection to the router, which does not read, takes no more, and says how many routes went into it.
+func (s *running) full(t *testing.T) (n int) {
+	t.Helper()
+	since := time.Now()
+	await(t, "the connection is full", func() bool {
+		if now := len(s.peer("r").Advertised); now != n {
+			n, since = now, time.Now()
+		}
+		return n > 0 && time.Since(since) > usual.stalled
+	})
+	return n
+}
+
 // TestStalled: a router that no longer reads is not waited for; its session ends, so that it has nothing from us.
 func TestStalled(t *testing.T) {
 	host := newLab(t)
@@ -58,13 +71,7 @@ func TestStalled(t *testing.T) {
 	conn := answer(t, l)
 	s.awaitState("r", Established)
 	s.set(many(20000)...)
-	n, since := 0, time.Now()
-	await(t, "the connection is full", func() bool {
-		if now := len(s.peer("r").Advertised); now != n {
-			n, since = now, time.Now()
-		}
-		return n > 0 && time.Since(since) > usual.stalled
-	})
+	n := s.full(t)
 	if n == 20000 {
 		t.Fatal("all of it went into the sockets")
 	}
@@ -106,13 +113,7 @@ func TestStalledGate(t *testing.T) {
 		routes[i].Gate = gate
 	}
 	s.set(routes...)
-	n, since := 0, time.Now()
-	await(t, "the connection is full", func() bool {
-		if now := len(s.peer("r").Advertised); now != n {
-			n, since = now, time.Now()
-		}
-		return n > 0 && time.Since(since) > usual.stalled
-	})
+	n := s.full(t)
 	await(t, "the end of the session", func() bool { return s.peer("r").State != Established })
 	t.Logf("the session ended %s after the gate", time.Since(over))
 	if p := s.peer("r"); len(p.Advertised) != 0 {
@@ -145,13 +146,7 @@ func TestStalledGone(t *testing.T) {
 	conn := answer(t, l)
 	s.awaitState("r", Established)
 	s.set(many(20000)...)
-	n, since := 0, time.Now()
-	await(t, "the connection is full", func() bool {
-		if now := len(s.peer("r").Advertised); now != n {
-			n, since = now, time.Now()
-		}
-		return n > 0 && time.Since(since) > usual.stalled
-	})
+	n := s.full(t)
 	gone := make(chan error, 1)
 	go func() { gone <- s.SetPeers(t.Context(), nil) }()
 	await(t, "the peer has left", func() bool { return len(s.Status().Peers) == 0 })
@@ -234,4 +229,34 @@ func many(n int) []Route {
 		routes[i].Prefix = netip.PrefixFrom(netip.AddrFrom4([4]byte{100, byte(64 + i>>16), byte(i >> 8), byte(i)}), 32)
 	}
 	return routes
+}
+
+// TestPatience: it does not matter who finds that a gate is over, or what is asked for since.
+func TestPatience(t *testing.T) {
+	over := &left{}
+	s, err := New(Config{AS: nodeAS, RouterID: id})
+	must(t, err)
+	set := func(routes ...Route) limits {
+		t.Helper()
+		_, err := s.Set(t.Context(), routes)
+		must(t, err)
+		return s.want.patience()
+	}
+	routes := many(3)
+	gated := Route{Prefix: vip, Gate: over}
+	over.set(time.Hour)
+	set(append(routes, gated)...)
+	if set(gated, routes[0]) != usual {
+		t.Error("a route that is no longer wanted has no haste")
+	}
+	over.set(0)
+	if set(routes[0]) != urgent {
+		t.Error("the gate of a route was over when it was no longer wanted")
+	}
+	if set(routes[:2]...) != urgent {
+		t.Error("another route makes what was taken away no less urgent")
+	}
+	if set(routes[1]) != usual {
+		t.Error("what is taken away now has no gate")
+	}
 }

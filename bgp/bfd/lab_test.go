@@ -2,6 +2,7 @@ package bfd
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -23,10 +24,10 @@ func newLab(t testing.TB, nodes int) *netlab.Lab {
 	t.Helper()
 	lab, err := netlab.New(netlab.Options{Nodes: nodes, IPv6: true})
 	if err != nil {
-		if os.Getenv("LAB") == "require" {
+		if os.Getenv("LAB") == "require" || !errors.Is(err, unix.EPERM) {
 			t.Fatal(err)
 		}
-		t.Skipf("no lab: %v", err)
+		t.Skipf("this test makes network namespaces: %v", err)
 	}
 	t.Cleanup(func() {
 		if err := lab.Close(); err != nil {

@@ -175,7 +175,16 @@ func TestDrain(t *testing.T) {
 			s.routed(w, vip4, s.addrs(false)...)
 			flows, err := asker.StartFlows(vip4.Addr(), 64, 2*time.Millisecond)
 			check(t, err)
-			time.Sleep(time.Second / 2) // neighbours are learnt, which the first packets wait for
+			await(t, func() error { // neighbours are to be learnt, which the first packets wait for
+				from := flows.Mark()
+				flows.Report(from, from) // a second later
+				for _, f := range flows.Report(from, flows.Mark()) {
+					if f.Sent == 0 || f.Lost > 0 {
+						return fmt.Errorf("flow from port %d: %d of %d lost before anything was done", f.Port, f.Lost, f.Sent)
+					}
+				}
+				return nil
+			})
 			from := flows.Mark()
 			s.node(2).stop()
 			s.routed(w, vip4, without(s.addrs(false), s.node(2).Addr())...)
