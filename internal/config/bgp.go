@@ -25,7 +25,7 @@ const (
 // Announces reports whether the addresses are announced in this way.
 func (c *Config) Announces(a Announce) bool { return slices.Contains(c.Announce, a) }
 
-// BGP is what this node tells routers. It is zero unless the addresses are announced by BGP.
+// BGP is what this node tells routers. It is zero unless the addresses are announced by BGP, or a service node has routers.
 type BGP struct {
 	AS            uint32
 	RouterID      netip.Addr     // as configured, or the zero value: RouterID derives it

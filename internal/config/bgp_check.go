@@ -35,6 +35,10 @@ func (c *Config) fillAnnounce(r *reader) {
 		c.BGP = BGP{}
 		return
 	}
+	c.fillBGP(r)
+}
+
+func (c *Config) fillBGP(r *reader) {
 	c.BGP.ofNode(c.Node)
 	for i := range c.BGP.Peers {
 		c.fillPeer(r, i)
@@ -131,14 +135,7 @@ func (c *Config) checkBGP(r *reader) {
 	if b.RouterID.IsValid() && c.shared(b.RouterID) {
 		r.add("bgp.routerID", b.RouterID.String(), "is a shared address: every node would have the same ID", "leave it out")
 	}
-	elected := c.Election != ElectionNone
-	if b.Exclusive && !elected {
-		r.add("bgp.exclusive", "true", "every healthy node advertises with election: none", "leave it out, or set election: raft")
-	}
-	if b.Unhealthy == UnhealthyLastResort && elected {
-		r.add("bgp.unhealthy", string(b.Unhealthy), fmt.Sprintf("only the holder advertises with election: %s, and the election cares for its health", c.Election),
-			"leave it out, or set election: none")
-	}
+	c.checkWho(r)
 	if b.Drain.Wait == 0 && b.Drain.Prepend > 0 {
 		r.warn("bgp.drain.prepend", fmt.Sprint(b.Drain.Prepend), "has no effect: drain.wait is 0s", "leave it out")
 	}
@@ -151,6 +148,27 @@ func (c *Config) checkBGP(r *reader) {
 		if path := fmt.Sprintf("bgp.peers[%d]", i); r.quiet(path) {
 			c.checkPeer(r, i, path)
 		}
+	}
+}
+
+// checkWho looks at what depends on how many nodes advertise.
+func (c *Config) checkWho(r *reader) {
+	b := c.BGP
+	switch {
+	case c.Services != nil:
+		if b.Exclusive {
+			r.add("bgp.exclusive", "true", "every suitable node advertises the addresses of Services", "leave it out")
+		}
+		if b.Unhealthy == UnhealthyLastResort {
+			r.add("bgp.unhealthy", string(b.Unhealthy), "a node that is not well advertises no Service: others do", "leave it out")
+		}
+	case c.Election == ElectionNone:
+		if b.Exclusive {
+			r.add("bgp.exclusive", "true", "every healthy node advertises with election: none", "leave it out, or set election: raft")
+		}
+	case b.Unhealthy == UnhealthyLastResort:
+		r.add("bgp.unhealthy", string(b.Unhealthy), fmt.Sprintf("only the holder advertises with election: %s, and the election cares for its health", c.Election),
+			"leave it out, or set election: none")
 	}
 }
 

@@ -34,6 +34,20 @@ func defaults() *Config {
 	}
 }
 
+// serve makes the defaults those of a service node.
+func (c *Config) serve() {
+	c.Services = defaultServices()
+	c.Server.Listen = netip.AddrPortFrom(c.Server.Listen.Addr(), c.statusPort())
+}
+
+// statusPort is that of server.listen if none is said.
+func (c *Config) statusPort() uint16 {
+	if c.Services != nil {
+		return ServicesStatusPort
+	}
+	return StatusPort
+}
+
 // fill sets what has no fixed default.
 func (c *Config) fill(r *reader, o Options) {
 	if o.Node != "" {
@@ -43,8 +57,12 @@ func (c *Config) fill(r *reader, o Options) {
 	if c.Node == "" {
 		c.Node = o.Hostname
 	}
-	c.fillAnnounce(r)
-	c.fillElection(r)
+	if c.Services != nil {
+		c.fillServices(r, o)
+	} else {
+		c.fillAnnounce(r)
+		c.fillElection(r)
+	}
 	for i := range c.Health {
 		c.fillHealth(r, i)
 	}
@@ -104,14 +122,20 @@ func (r *reader) given(path string) bool {
 
 // check reports what is wrong with values that are good by themselves. Values that were refused are zero: it says
 // nothing about these.
-func (c *Config) check(r *reader) {
+func (c *Config) check(r *reader, o Options) {
 	if !r.given("apiVersion") {
 		r.add("apiVersion", "", "is missing", "write apiVersion: "+APIVersion)
 	}
-	c.checkAddresses(r)
+	if c.Services == nil {
+		c.checkAddresses(r)
+	}
 	c.checkNode(r)
-	c.checkElection(r)
-	c.checkAnnounce(r)
+	if c.Services == nil {
+		c.checkElection(r)
+		c.checkAnnounce(r)
+	} else {
+		c.checkServices(r, o)
+	}
 	c.checkListen(r)
 	for i := range c.Health {
 		c.checkHealth(r, i)

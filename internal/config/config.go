@@ -11,6 +11,7 @@ import (
 	"io"
 	"io/fs"
 	"log/slog"
+	"net"
 	"net/netip"
 	"os"
 	"time"
@@ -28,13 +29,14 @@ const (
 	MaxLinger = 60 * time.Second
 )
 
-// Config is the configuration of one node: every default filled in, every value checked.
+// Config is the configuration of one node: every default filled in, every value checked. With Services it is a service node: it has
+// no addresses, links, election and hold-down of its own, so these fields are zero.
 type Config struct {
 	File       string // where it came from, for messages
 	Instance   string // tells several Pintles on one host apart
 	Node       string // this node's name: with Raft one of Raft.Peers
 	Addresses  []Address
-	Announce   []Announce    // how the network learns who has them; not empty
+	Announce   []Announce    // how the network learns who has them; not empty. Of a service node BGP alone, if it has routers, or nothing
 	Bind       Bind          // BindReady with ElectionNone
 	Linger     time.Duration // how long a former holder goes on accepting while sockets are open
 	Election   Election
@@ -42,6 +44,7 @@ type Config struct {
 	Lease      Lease
 	BGP        BGP
 	Table      Table
+	Services   *Services // nil: this is no service node
 	Kubernetes Kubernetes
 	Health     []Health
 	HoldDown   time.Duration // the least time between two moves for health
@@ -150,7 +153,8 @@ type Log struct {
 	Format string // text or json
 }
 
-// Self is this node as a peer. Where a Lease elects, or nobody, it has no address and no role but a voter's.
+// Self is this node as a peer. Where a Lease elects, or nobody, it has no address and no role but a voter's; a service node is a
+// candidate too.
 func (c *Config) Self() Peer {
 	if c.Election != ElectionRaft {
 		return c.leaseSelf() // of which nobody has said anything with ElectionNone
@@ -165,8 +169,9 @@ func (c *Config) Self() Peer {
 
 // Options is what Parse must know besides the file.
 type Options struct {
-	Node     string // --node: it wins over the file
-	Hostname string // what node means if neither says it
+	Node      string // --node: it wins over the file
+	Hostname  string // what node means if neither says it
+	APIServer string // the base URL of the API that a pod's environment names: what kubernetes.servers of a service node means if the file has none
 }
 
 // maxFile bounds the file, in bytes: a configuration is a page or two.
@@ -187,7 +192,16 @@ func Load(path string, node string) (*Config, []Problem) {
 	if err != nil {
 		host = "" // the node's name is asked for, if nobody gave it
 	}
-	return Parse(data, path, Options{Node: node, Hostname: host})
+	return Parse(data, path, Options{Node: node, Hostname: host, APIServer: apiServer(os.Getenv)})
+}
+
+// apiServer is the API as Kubernetes tells a pod of it, by the address of the Service kubernetes; "" outside of a pod.
+func apiServer(env func(string) string) string {
+	host, port := env("KUBERNETES_SERVICE_HOST"), env("KUBERNETES_SERVICE_PORT")
+	if host == "" || port == "" {
+		return ""
+	}
+	return "https://" + net.JoinHostPort(host, port)
 }
 
 // read returns a little more than is allowed of a file that is too long.
@@ -211,9 +225,12 @@ func Parse(data []byte, file string, o Options) (*Config, []Problem) {
 	c := defaults()
 	c.File, c.at = file, r.at
 	if root := r.tree(data); root != nil {
+		if root.has("services") {
+			c.serve()
+		}
 		section(c.keys()).read(r, root)
 		c.fill(r, o)
-		c.check(r)
+		c.check(r, o)
 	}
 	sortProblems(r.problems)
 	if failed(r.problems) {

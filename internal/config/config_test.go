@@ -158,7 +158,7 @@ func TestProblems(t *testing.T) {
 		{"unknown key in a list", edit("{name: n2,", "{name: n2, prio: 1,"), []string{
 			"f:7: raft.peers[1].prio: unknown key (known here: name, address, role, priority, candidate)"}},
 		{"key of two lines", edit("", "\"a\\nb\": 1\n"), []string{
-			"f:9: a b: unknown key (known here: apiVersion, instance, node, addresses, announce, bind, linger, election, raft, lease, bgp, table, kubernetes, health, holdDown, server, log)"}},
+			"f:9: a b: unknown key (known here: apiVersion, instance, node, addresses, announce, bind, linger, election, raft, lease, bgp, table, services, kubernetes, health, holdDown, server, log)"}},
 		{"duplicate key", edit("", "bind: ready\nbind: holder\n"), []string{"f:10: bind: given twice, first in line 9 (keep one)"}},
 		{"no version", edit("apiVersion: pintle.dev/v1\n", ""), []string{"f:1: apiVersion: is missing (write apiVersion: pintle.dev/v1)"}},
 		{"another version", edit("v1", "v9"), []string{"f:1: apiVersion: pintle.dev/v9: not a version that this Pintle reads (write pintle.dev/v1)"}},

@@ -32,15 +32,18 @@ func roundTrip(t *testing.T, c *Config) {
 
 func TestEffective(t *testing.T) {
 	files := map[string]string{
-		"base":       base,
-		"reference":  string(reference),
-		"lease":      byLease(""),
-		"of lease":   string(leaseReference()),
-		"priority":   byLease("instance: blue\nlease: {duration: 2500ms, nodes: [{name: n1, priority: 7, candidate: false}, {name: n2}]}\n"),
-		"witness":    edit("{name: n3", "{name: n3, role: witness"),
-		"instance":   base + "instance: blue\nlinger: 1500us\nserver: {listen: off}\nlog: {level: warn, format: json}\n",
-		"bgp":        byBGP("communities: [0:0, \"65535:65535\", no-peer]\nlocalPref: 0\ndrain: {wait: 0}\nexclusive: false", "bfd: {auth: {keyFile: /k, keyID: 0}}\nnodes: [n1]\nnodeAnnotations: {\"a.b/c\": \"\", \"null\": \"true\"}", ""),
-		"unnumbered": strings.NewReplacer("[bgp]", "[bgp, table]", "address: 10.0.0.254\n      as: 65000", "interface: eth*\n      as: external").Replace(byBGP("listen: \"[::]:1790\"", "families: ipv6", "table: {number: 4294967295}\n")),
+		"base":        base,
+		"reference":   string(reference),
+		"lease":       byLease(""),
+		"of lease":    string(leaseReference()),
+		"priority":    byLease("instance: blue\nlease: {duration: 2500ms, nodes: [{name: n1, priority: 7, candidate: false}, {name: n2}]}\n"),
+		"services":    byServices(""),
+		"of services": string(servicesReference()),
+		"no services": byServices("services: {proxyHealth: off, unclassed: false, lease: 2500ms}\ninstance: blue\nserver: {listen: 0.0.0.0}\n"),
+		"witness":     edit("{name: n3", "{name: n3, role: witness"),
+		"instance":    base + "instance: blue\nlinger: 1500us\nserver: {listen: off}\nlog: {level: warn, format: json}\n",
+		"bgp":         byBGP("communities: [0:0, \"65535:65535\", no-peer]\nlocalPref: 0\ndrain: {wait: 0}\nexclusive: false", "bfd: {auth: {keyFile: /k, keyID: 0}}\nnodes: [n1]\nnodeAnnotations: {\"a.b/c\": \"\", \"null\": \"true\"}", ""),
+		"unnumbered":  strings.NewReplacer("[bgp]", "[bgp, table]", "address: 10.0.0.254\n      as: 65000", "interface: eth*\n      as: external").Replace(byBGP("listen: \"[::]:1790\"", "families: ipv6", "table: {number: 4294967295}\n")),
 		"command": base + "health:\n  - command: [/bin/sh, -c, \"a: b # c\\n\\ttab 'x' \\\"y\\\"\", \"\", \" \", \"-\", \"null\", \"1\", \"yes\", \"é\", \"{}\", \"*x\", \"|\", \"a\\nb\"]\n" +
 			"    interval: 100ms\n",
 	}
@@ -55,37 +58,56 @@ func TestEffective(t *testing.T) {
 	}
 }
 
-// leaseReference is the reference with the other election and all that can be announced: raft is taken out, and what is
-// switched off is switched on.
+// leaseReference is the reference with the other election and all that can be announced.
 func leaseReference() []byte {
+	text := strings.Replace(string(reference), "\nelection: raft #", "\nelection: lease #", 1)
+	return otherForm(strings.Replace(text, "\nannounce: [arp] #", "\nannounce: [arp, bgp, table] #", 1), "raft", "services")
+}
+
+// servicesReference is the reference of a service node.
+func servicesReference() []byte {
 	var out []string
-	inRaft := false
-	for _, line := range strings.Split(string(reference), "\n") {
-		if top := regexp.MustCompile(`^[a-z]`).MatchString(line); top || strings.HasPrefix(line, "#") {
-			inRaft = line == "raft:"
-		}
-		line = strings.Replace(line, "election: raft #", "election: lease #", 1)
-		line = strings.Replace(line, "announce: [arp] #", "announce: [arp, bgp, table] #", 1)
-		if inRaft {
-			line = "" // lines stay where they are
-		} else if regexp.MustCompile(`^#( {2}|[a-z])`).MatchString(line) {
-			line = line[1:]
-		}
-		out = append(out, line)
+	for _, s := range strangers {
+		out = append(out, s.section)
 	}
-	return []byte(strings.Join(out, "\n"))
+	return otherForm(string(reference), out...)
 }
 
-// references are the reference's two forms: what it says, and what it says of the other election.
+var topLevel = regexp.MustCompile(`^#?([a-zA-Z]+):`)
+
+// otherForm is the reference with what is switched off switched on, without these sections. Lines stay where they are.
+func otherForm(text string, without ...string) []byte {
+	lines := strings.Split(text, "\n")
+	out := false
+	for i, line := range lines {
+		if m := topLevel.FindStringSubmatch(line); m != nil {
+			out = slices.Contains(without, m[1])
+		} else if regexp.MustCompile(`^# [^ ]`).MatchString(line) {
+			out = false
+		}
+		if out {
+			lines[i] = ""
+		} else if regexp.MustCompile(`^#( {2}|[a-z])`).MatchString(line) {
+			lines[i] = line[1:]
+		}
+	}
+	return []byte(strings.Join(lines, "\n"))
+}
+
+// references are the reference's three forms: what it says, what it says of the other election, and of a service node, which has
+// none.
 func references() map[Election][]byte {
-	return map[Election][]byte{ElectionRaft: reference, ElectionLease: leaseReference()}
+	return map[Election][]byte{ElectionRaft: reference, ElectionLease: leaseReference(), "": servicesReference()}
 }
 
-// pathsWith lists every key that applies with an election.
+// pathsWith lists every key that applies with an election, or to a service node.
 func pathsWith(e Election) []string {
 	c := &Config{Election: e, Announce: []Announce{AnnounceARP}}
-	if e == ElectionLease {
+	switch e {
+	case ElectionLease:
 		c.Announce = []Announce{AnnounceARP, AnnounceBGP, AnnounceTable}
+	case "":
+		c.Announce, c.Services = []Announce{AnnounceBGP}, defaultServices()
 	}
 	return paths("", slices.DeleteFunc(c.keys(), func(k key) bool { return !c.applies(k.name) }))
 }
@@ -165,7 +187,8 @@ func TestKeysHaveEveryField(t *testing.T) {
 	check(Table{}, new(Table).keys())
 	check(Kubernetes{}, new(Kubernetes).keys())
 	check(Health{}, new(Health).keys())
-	check(Server{}, new(Server).keys())
+	check(Services{}, new(Services).keys())
+	check(Server{}, new(Server).keys(0))
 	check(Log{}, new(Log).keys())
 }
 
@@ -218,6 +241,9 @@ func checkDefaults(t *testing.T, election Election, file string) {
 		if derived, ok := derivedDefaults[path]; ok && strings.HasPrefix(want, "(") {
 			want = derived
 		}
+		if path == "server.listen" && election == "" {
+			want = "127.0.0.1:7403"
+		}
 		want = strings.ReplaceAll(want, "{node}", "n1")
 		if v := effectiveAt(t, got, path); v != want {
 			t.Errorf("%s: documented default %s, real one %s", path, want, v)
@@ -242,7 +268,7 @@ func checkDefaults(t *testing.T, election Election, file string) {
 
 var derivedDefaults = map[string]string{
 	"node": "n1", "raft.listen": "10.0.0.1:7400", "raft.bootstrap": "n1", "health[0].name": "http", "kubernetes.servers": "- https://127.0.0.1:6443",
-	"announce": "- arp", "bgp.peers[0].name": "10.0.0.254", "bgp.peers[0].keepalive": "3s", "bgp.peers[0].families": "- ipv4\n- ipv6",
+	"announce": "- arp", "server.listen": "127.0.0.1:7401", "bgp.peers[0].name": "10.0.0.254", "bgp.peers[0].keepalive": "3s", "bgp.peers[0].families": "- ipv4\n- ipv6",
 }
 
 var noDefault = []string{
@@ -253,7 +279,7 @@ var noDefault = []string{
 	"bgp.peers[0].address", "bgp.peers[1].interface", "bgp.peers[0].as", "bgp.peers[0].localAS", "bgp.peers[0].localAddress",
 	"bgp.peers[0].passwordFile", "bgp.peers[2].multihop", "bgp.peers[0].nextHop", "bgp.peers[0].communities", "bgp.peers[0].largeCommunities",
 	"bgp.peers[2].localPref", "bgp.peers[0].med", "bgp.peers[0].bfd", "bgp.peers[0].bfd.auth", "bgp.peers[0].bfd.auth.keyFile",
-	"bgp.peers[0].nodes", "bgp.peers[0].nodeLabels", "bgp.peers[0].nodeAnnotations", "table",
+	"bgp.peers[0].nodes", "bgp.peers[0].nodeLabels", "bgp.peers[0].nodeAnnotations", "table", "services",
 }
 
 // pathAt is the path of a key in a line of the file.
@@ -290,6 +316,8 @@ func effectiveAt(t *testing.T, c *Config, path string) string {
 func FuzzParse(f *testing.F) {
 	f.Add(string(reference))
 	f.Add(string(leaseReference()))
+	f.Add(string(servicesReference()))
+	f.Add(byServices("services:\nlease: {}\nkubernetes: {servers: [\"https://[::1]/\"]}\nbgp: {as: 1}\n"))
 	f.Add(base)
 	f.Add(byLease("kubernetes: {servers: [\"https://[::1]/\", \"https://192.0.2.10\"]}\nraft:\n"))
 	f.Add(byBGP("communities: [no-export]\nunhealthy: last-resort", "bfd: {auth: {keyFile: /k}}\nnodeLabels: {a: b}\nnextHop: [10.0.0.1]\nlocalAS: 1.10", ""))

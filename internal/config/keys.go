@@ -14,7 +14,7 @@ import (
 )
 
 func (c *Config) keys() []key {
-	return []key{
+	keys := []key{
 		{"apiVersion", version()},
 		{"instance", word(&c.Instance, checkInstance)},
 		{"node", word(&c.Node, checkNode)},
@@ -23,16 +23,21 @@ func (c *Config) keys() []key {
 		{"bind", enum(&c.Bind, BindHolder, BindReady)},
 		{"linger", duration(&c.Linger, 0, MaxLinger)},
 		{"election", enum(&c.Election, ElectionRaft, ElectionLease, ElectionNone)},
-		c.applying("raft", c.Raft.keys()),
-		c.applying("lease", c.Lease.keys()),
-		c.applying("bgp", c.BGP.keys()),
-		c.applying("table", c.Table.keys()),
-		c.applying("kubernetes", c.Kubernetes.keys()),
+		{"raft", section(c.Raft.keys())},
+		{"lease", section(c.Lease.keys())},
+		{"bgp", section(c.BGP.keys())},
+		{"table", section(c.Table.keys())},
+		{"services", c.services()},
+		{"kubernetes", section(c.Kubernetes.keys())},
 		{"health", items(&c.Health, Health{Interval: time.Second, Rise: 2, Fall: 3}, (*Health).keys)},
 		{"holdDown", duration(&c.HoldDown, time.Second, time.Hour)},
-		{"server", section(c.Server.keys())},
+		{"server", section(c.Server.keys(c.statusPort()))},
 		{"log", section(c.Log.keys())},
 	}
+	for i, k := range keys { // what applies can be said only when all has been read
+		keys[i].value = omitted(k.value, func() bool { return !c.applies(k.name) })
+	}
+	return keys
 }
 
 func (a *Address) keys() []key {
@@ -86,8 +91,8 @@ func (h *Health) keys() []key {
 	}
 }
 
-func (s *Server) keys() []key {
-	return []key{{"listen", listen(&s.Listen, StatusPort, true)}, {"runDir", word(&s.RunDir, absolute)}}
+func (s *Server) keys(port uint16) []key {
+	return []key{{"listen", listen(&s.Listen, port, true)}, {"runDir", word(&s.RunDir, absolute)}}
 }
 
 func (l *Log) keys() []key {

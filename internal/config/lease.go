@@ -70,8 +70,12 @@ func (k *Kubernetes) keys() []key {
 	}
 }
 
-// applies reports whether a section means anything with this kind of election, and with this way of announcing.
+// applies reports whether a section means anything with this kind of election, and with this way of announcing, or to a service
+// node.
 func (c *Config) applies(section string) bool {
+	if c.Services != nil && strange(section) {
+		return false
+	}
 	switch section {
 	case "raft":
 		return c.Election == ElectionRaft
@@ -83,26 +87,15 @@ func (c *Config) applies(section string) bool {
 		return c.Announces(AnnounceBGP)
 	case "table":
 		return c.Announces(AnnounceTable)
+	case "services":
+		return c.Services != nil
 	}
 	return true
 }
 
 // NeedsKubernetes reports whether this node asks the API for anything.
 func (c *Config) NeedsKubernetes() bool {
-	return c.Election == ElectionLease || c.Announces(AnnounceBGP) && c.BGP.NeedsNode()
-}
-
-// applying is a section that is written only if it applies.
-func (c *Config) applying(name string, keys []key) key {
-	v := section(keys)
-	show := v.show
-	v.show = func() any {
-		if !c.applies(name) {
-			return nil
-		}
-		return show()
-	}
-	return key{name, v}
+	return c.Services != nil || c.Election == ElectionLease || c.Announces(AnnounceBGP) && c.BGP.NeedsNode()
 }
 
 // fillElection clears what does not apply and sets what has no fixed default.
@@ -110,7 +103,7 @@ func (c *Config) fillElection(r *reader) {
 	if !c.NeedsKubernetes() {
 		c.Kubernetes = Kubernetes{}
 	} else {
-		c.fillKubernetes(r)
+		c.fillKubernetes(r, DefaultServer)
 	}
 	if c.Election != ElectionLease {
 		c.Lease = Lease{}
@@ -131,9 +124,9 @@ func (c *Config) fillElection(r *reader) {
 	}
 }
 
-func (c *Config) fillKubernetes(r *reader) {
+func (c *Config) fillKubernetes(r *reader, server string) {
 	if !r.given("kubernetes.servers") {
-		c.Kubernetes.Servers = []string{DefaultServer}
+		c.Kubernetes.Servers = []string{server}
 	}
 	for i, s := range c.Kubernetes.Servers {
 		c.Kubernetes.Servers[i] = strings.TrimSuffix(s, "/")

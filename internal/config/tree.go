@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"unicode/utf8"
 
@@ -39,6 +40,11 @@ const (
 	mapping kind = "a mapping"
 	foreign kind = "" // refused already
 )
+
+// has reports whether a mapping has a key, also one without a value.
+func (n *node) has(key string) bool {
+	return slices.ContainsFunc(n.fields, func(f field) bool { return f.key == key })
+}
 
 type position struct {
 	line, column int
