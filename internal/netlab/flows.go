@@ -67,7 +67,7 @@ func (h *Host) StartFlows(addr netip.Addr, n int, every time.Duration) (*Flows, 
 		f.closeSockets()
 		return nil, fmt.Errorf("ask %s: %w", addr, err)
 	}
-	h.lab.flows = append(h.lab.flows, f)
+	h.lab.open = append(h.lab.open, f)
 	for _, loop := range []func(){f.ask, f.hear} {
 		f.threads.Go(func() {
 			runtime.LockOSThread() // and the thread ends with the goroutine
@@ -215,9 +215,7 @@ func (f *Flows) end() {
 	f.stop.Store(true)
 	f.threads.Wait()
 	f.closeSockets()
-	f.lab.mu.Lock()
-	defer f.lab.mu.Unlock()
-	f.lab.flows = slices.DeleteFunc(f.lab.flows, func(g *Flows) bool { return g == f })
+	f.lab.forget(f)
 }
 
 func (f *Flows) closeSockets() {

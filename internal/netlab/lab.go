@@ -49,13 +49,13 @@ type Lab struct {
 
 	ipv6 bool
 
-	mu     sync.Mutex // guards all below
-	behind []*Host    // that Behind made
-	procs  []*Process
-	probes []*Probe
-	flows  []*Flows
-	askers byte // probes made so far
-	closed bool
+	mu       sync.Mutex // guards all below
+	behind   []*Host    // that Behind and Pod made
+	podsMade int
+	procs    []*Process
+	askers   byte                   // probes and surveys made so far
+	open     []interface{ Close() } // what asks and answers in this process
+	closed   bool
 }
 
 // A Node is a machine of the lab whose connection can be disturbed.
@@ -128,12 +128,12 @@ func (l *Lab) Nodes() []*Node { return l.nodes }
 // Client returns the machine that asks.
 func (l *Lab) Client() *Host { return l.client }
 
-// Close ends probes and processes (see Process.End) and lets the namespaces go. The kernel dismantles them in the
+// Close ends probes, echoes and processes (see Process.End) and lets the namespaces go. The kernel dismantles them in the
 // background within moments. It may be called again.
 func (l *Lab) Close() error {
-	procs, askers := l.shut()
-	for _, a := range askers {
-		a.Close()
+	procs, open := l.shut()
+	for _, o := range open {
+		o.Close()
 	}
 	var wg sync.WaitGroup
 	for _, p := range procs {
@@ -151,19 +151,20 @@ func (l *Lab) Close() error {
 }
 
 // shut refuses further processes and probes and returns those that there are.
-func (l *Lab) shut() (procs []*Process, askers []interface{ Close() }) {
+func (l *Lab) shut() (procs []*Process, open []interface{ Close() }) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.closed = true
-	for _, p := range l.probes {
-		askers = append(askers, p)
-	}
-	for _, f := range l.flows {
-		askers = append(askers, f)
-	}
-	procs = l.procs
-	l.procs, l.probes, l.flows = nil, nil, nil
-	return procs, askers
+	procs, open = l.procs, l.open
+	l.procs, l.open = nil, nil
+	return procs, open
+}
+
+// forget is told of one that has closed.
+func (l *Lab) forget(closed interface{ Close() }) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.open = slices.DeleteFunc(l.open, func(o interface{ Close() }) bool { return o == closed })
 }
 
 // hosts are all that are connected to the switch.

@@ -7,7 +7,6 @@ import (
 	"net"
 	"net/netip"
 	"runtime"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -65,7 +64,7 @@ func (l *Lab) StartProbe(addr netip.Addr, every time.Duration) (*Probe, error) {
 		p.closeSockets()
 		return nil, fmt.Errorf("probe %s: %w", addr, err)
 	}
-	l.probes = append(l.probes, p)
+	l.open = append(l.open, p)
 	p.start()
 	return p, nil
 }
@@ -246,9 +245,7 @@ func (p *Probe) end() {
 	p.stop.Store(true)
 	p.threads.Wait()
 	p.closeSockets()
-	p.lab.mu.Lock()
-	defer p.lab.mu.Unlock()
-	p.lab.probes = slices.DeleteFunc(p.lab.probes, func(q *Probe) bool { return q == p })
+	p.lab.forget(p)
 }
 
 func (p *Probe) closeSockets() {
