@@ -1,0 +1,252 @@
+// Package ipam says which addresses Services of type LoadBalancer have: pools of addresses and who uses which, as pure data. It
+// knows no Kubernetes and no clock.
+//
+// A [Book] is told the pools and what is in use. [Book.Resolve] then says what one Service is to have: what it keeps, takes and
+// gives up, or why it cannot have what it needs. It changes nothing. Whoever asks brings it about where it counts, and tells the
+// Book what became true:
+//
+//	d := book.Resolve(request)   // d.Take: create or extend the object of that address
+//	book.Set(holding)            // it was created
+//
+// A Service that works is not disturbed: an address is taken away for one that can be had, for a collision with a Service that
+// was there before, or since it is blocked; not for a change of pools, which is told in [Decision.Notes].
+package ipam
+
+import (
+	"maps"
+	"math/big"
+	"net/netip"
+	"slices"
+)
+
+// A Book knows the pools and the addresses in use. It is not safe for concurrent use, not even its methods that change nothing.
+// What goes in or comes out is not to be modified.
+type Book struct {
+	pools   []*shelves // in the order in which they are tried
+	byName  map[string]*shelves
+	held    map[netip.Addr]Holding
+	blocked map[netip.Addr]string       // why
+	users   map[user][]netip.Addr       // what each has, sorted
+	groups  map[shareGroup][]netip.Addr // what those that may share have, sorted
+	usage   map[string]*Usage           // nil: to be counted anew
+}
+
+// A shelves is a pool with what is free in it.
+type shelves struct {
+	Pool
+	v4, v6 *shelf
+}
+
+type user struct {
+	Key
+	uid string
+}
+
+// A shareGroup is Services that may share addresses if their ports allow it.
+type shareGroup struct {
+	family        Family
+	key, backends string
+}
+
+// NewBook returns a Book without pools in which nothing is in use.
+func NewBook() *Book {
+	return &Book{byName: map[string]*shelves{}, held: map[netip.Addr]Holding{}, blocked: map[netip.Addr]string{},
+		users: map[user][]netip.Addr{}, groups: map[shareGroup][]netip.Addr{}}
+}
+
+// SetPools replaces all pools. Holdings stay as they are. Of two pools of the same name the first counts.
+func (b *Book) SetPools(pools []Pool) {
+	old := b.byName
+	b.pools, b.byName, b.usage = nil, map[string]*shelves{}, nil
+	for _, p := range pools {
+		if b.byName[p.Name] != nil {
+			continue
+		}
+		n := &shelves{Pool: p}
+		if o := old[p.Name]; o != nil && slices.Equal(o.Ranges, p.Ranges) {
+			n.v4, n.v6 = o.v4, o.v6
+		} else {
+			n.v4, n.v6 = newShelf(IPv4, p.Ranges), newShelf(IPv6, p.Ranges)
+		}
+		b.pools = append(b.pools, n)
+		b.byName[p.Name] = n
+	}
+	slices.SortFunc(b.pools, func(x, y *shelves) int { return comparePools(&x.Pool, &y.Pool) })
+}
+
+// Set says that an address is in use, and replaces what was said of it before. The order of its users matters: see [Holding].
+func (b *Book) Set(h Holding) {
+	if old, ok := b.held[h.Addr]; ok {
+		b.unlist(old)
+	}
+	h.Users = slices.Clone(h.Users)
+	b.held[h.Addr] = h
+	b.list(h)
+	b.usage = nil
+}
+
+// Remove says that an address is not in use any more.
+func (b *Book) Remove(addr netip.Addr) {
+	h, ok := b.held[addr]
+	if !ok {
+		return
+	}
+	b.unlist(h)
+	delete(b.held, addr)
+	b.putBack(addr)
+}
+
+// Block says that an address is not to be given to anybody, and why, in words that follow the address: "is being deleted". A
+// Service that has it gives it up. It may be blocked before it is in use, or while it is.
+func (b *Book) Block(addr netip.Addr, why string) {
+	b.blocked[addr] = why
+	b.usage = nil
+}
+
+// Unblock undoes Block.
+func (b *Book) Unblock(addr netip.Addr) {
+	if _, ok := b.blocked[addr]; ok {
+		delete(b.blocked, addr)
+		b.putBack(addr)
+	}
+}
+
+// Get returns who has an address.
+func (b *Book) Get(addr netip.Addr) (Holding, bool) {
+	h, ok := b.held[addr]
+	return h, ok
+}
+
+// Of returns what a Service has, in the order of addresses. When the Service changes or goes, the others that use the same addresses are
+// to be resolved again.
+func (b *Book) Of(svc Key, uid string) []Holding {
+	var all []Holding
+	for _, a := range b.users[user{svc, uid}] {
+		all = append(all, b.held[a])
+	}
+	return all
+}
+
+func (b *Book) list(h Holding) {
+	for _, u := range h.Users {
+		insert(b.users, user{u.Service, u.UID}, h.Addr)
+		if u.ShareKey != "" {
+			insert(b.groups, shareGroup{FamilyOf(h.Addr), u.ShareKey, u.Backends}, h.Addr)
+		}
+	}
+}
+
+func (b *Book) unlist(h Holding) {
+	for _, u := range h.Users {
+		remove(b.users, user{u.Service, u.UID}, h.Addr)
+		if u.ShareKey != "" {
+			remove(b.groups, shareGroup{FamilyOf(h.Addr), u.ShareKey, u.Backends}, h.Addr)
+		}
+	}
+}
+
+func insert[K comparable](m map[K][]netip.Addr, k K, a netip.Addr) {
+	if i, found := slices.BinarySearchFunc(m[k], a, netip.Addr.Compare); !found {
+		m[k] = slices.Insert(m[k], i, a)
+	}
+}
+
+func remove[K comparable](m map[K][]netip.Addr, k K, a netip.Addr) {
+	i, found := slices.BinarySearchFunc(m[k], a, netip.Addr.Compare)
+	if !found {
+		return
+	}
+	if m[k] = slices.Delete(m[k], i, i+1); len(m[k]) == 0 {
+		delete(m, k)
+	}
+}
+
+func (b *Book) putBack(addr netip.Addr) {
+	for _, p := range b.pools {
+		p.of(FamilyOf(addr)).putBack(addr)
+	}
+	b.usage = nil
+}
+
+func (b *Book) free(addr netip.Addr) bool {
+	if _, ok := b.held[addr]; ok {
+		return false
+	}
+	_, ok := b.blocked[addr]
+	return !ok
+}
+
+// poolsOf returns the pools that have an address, in order.
+func (b *Book) poolsOf(addr netip.Addr) (found []*shelves) {
+	for _, p := range b.pools {
+		if p.contains(addr) {
+			found = append(found, p)
+		}
+	}
+	return found
+}
+
+func (s *shelves) of(f Family) *shelf {
+	if f == IPv4 {
+		return s.v4
+	}
+	return s.v6
+}
+
+func (s *shelves) contains(addr netip.Addr) bool { return s.of(FamilyOf(addr)).contains(addr) }
+
+// A Usage is what has become of the addresses of a pool.
+type Usage struct {
+	Total     *big.Int // different addresses
+	Used      int      // of these, in use or blocked
+	Free      *big.Int // the others
+	Conflicts int      // in use, and in another pool too or from another; or from this pool and not in it any more
+}
+
+// Usage counts the addresses of a pool; all zero if there is none of this name. After a change, the first call takes time for
+// each address in use, others do not.
+func (b *Book) Usage(pool string) Usage {
+	if b.usage == nil {
+		b.usage = b.count()
+	}
+	u := b.usage[pool]
+	if u == nil {
+		return Usage{Total: new(big.Int), Free: new(big.Int)}
+	}
+	return Usage{Total: new(big.Int).Set(u.Total), Used: u.Used, Free: new(big.Int).Set(u.Free), Conflicts: u.Conflicts}
+}
+
+func (b *Book) count() map[string]*Usage {
+	usage := map[string]*Usage{}
+	for _, p := range b.pools {
+		u := &Usage{Total: new(big.Int)}
+		for _, r := range slices.Concat(p.v4.spans, p.v6.spans) {
+			u.Total.Add(u.Total, r.Count())
+		}
+		usage[p.Name] = u
+	}
+	for addr, h := range b.held {
+		found := b.poolsOf(addr)
+		for _, p := range found {
+			usage[p.Name].Used++
+			if len(found) > 1 || h.Pool != p.Name {
+				usage[p.Name].Conflicts++
+			}
+		}
+		if p := b.byName[h.Pool]; p != nil && !p.contains(addr) {
+			usage[p.Name].Conflicts++
+		}
+	}
+	for addr := range maps.Keys(b.blocked) {
+		if _, ok := b.held[addr]; ok {
+			continue
+		}
+		for _, p := range b.poolsOf(addr) {
+			usage[p.Name].Used++
+		}
+	}
+	for _, u := range usage {
+		u.Free = new(big.Int).Sub(u.Total, big.NewInt(int64(u.Used)))
+	}
+	return usage
+}
