@@ -339,7 +339,7 @@ func (a *Agent) countSockets(ctx context.Context) error {
 
 // A part is one setter as the loop sees it.
 type part[T comparable] struct {
-	*worker[T]
+	*Worker[T]
 	mailed []T // what was asked for last; nil at first
 	doing  []T // what the setter is at
 	busy   bool
@@ -352,32 +352,32 @@ func newPart[T comparable](in *inbox, kind partNews, s Setter[T]) *part[T] {
 	if s == nil {
 		return p
 	}
-	p.worker = newWorker(s, func(doing, have []T, err error) {
+	p.Worker = NewWorker(s, func(doing, have []T, err error) {
 		in.put(kind, func(*Agent) { p.doing, p.busy, p.have, p.err = doing, doing != nil, have, err })
 	})
 	return p
 }
 
 func (p *part[T]) run(ctx context.Context) error {
-	if p.worker == nil {
+	if p.Worker == nil {
 		return nil
 	}
-	return p.worker.run(ctx)
+	return p.Worker.Run(ctx)
 }
 
 // set asks for a state, if it is another than before.
 func (p *part[T]) set(want []T) {
-	if p.worker == nil || p.mailed != nil && same(want, p.mailed) {
+	if p.Worker == nil || p.mailed != nil && same(want, p.mailed) {
 		return
 	}
 	p.mailed = want
-	p.worker.set(want)
+	p.Worker.Set(want)
 }
 
 // again has the setter look once more.
 func (p *part[T]) again() {
-	if p.worker != nil && p.mailed != nil {
-		p.worker.set(p.mailed)
+	if p.Worker != nil && p.mailed != nil {
+		p.Worker.Set(p.mailed)
 	}
 }
 

@@ -21,9 +21,9 @@ const (
 	retryLast  = 2 * time.Second
 )
 
-// A worker runs one Setter in a goroutine of its own, always with the newest
+// A Worker runs one Setter in a goroutine of its own, always with the newest
 // wanted state, so that a call stuck in the kernel holds up nothing else.
-type worker[T any] struct {
+type Worker[T any] struct {
 	setter Setter[T]
 	report func(doing, have []T, err error) // doing is nil when the setter rests; must not block
 
@@ -32,12 +32,13 @@ type worker[T any] struct {
 	wake chan struct{}
 }
 
-func newWorker[T any](s Setter[T], report func(doing, have []T, err error)) *worker[T] {
-	return &worker[T]{setter: s, report: report, wake: make(chan struct{}, 1)}
+// NewWorker returns a Worker that has nothing to do yet. report is called from Run; doing is nil when the setter rests.
+func NewWorker[T any](s Setter[T], report func(doing, have []T, err error)) *Worker[T] {
+	return &Worker[T]{setter: s, report: report, wake: make(chan struct{}, 1)}
 }
 
-// set gives the worker a new wanted state. It does not block.
-func (w *worker[T]) set(want []T) {
+// Set gives the worker a new wanted state. It does not block.
+func (w *Worker[T]) Set(want []T) {
 	w.mu.Lock()
 	w.want = want
 	w.mu.Unlock()
@@ -47,8 +48,8 @@ func (w *worker[T]) set(want []T) {
 	}
 }
 
-// run works until ctx ends.
-func (w *worker[T]) run(ctx context.Context) error {
+// Run works until ctx ends.
+func (w *Worker[T]) Run(ctx context.Context) error {
 	var have []T
 	var retry <-chan time.Time
 	wait := retryFirst
