@@ -32,7 +32,7 @@ func TestPods(t *testing.T) {
 	}
 	var pods []*Pod
 	for i, name := range []string{"a", "b", "c"} {
-		p, err := l.Pod(l.Node(1 + i/2).Host, name, addrs[i]...)
+		p, err := l.Pod(l.Node(1+i/2).Host, name, addrs[i]...)
 		must(t, err)
 		_, err = p.Greet(80)
 		must(t, err)

@@ -74,7 +74,7 @@ func (p *Probe) open(addr netip.Addr) (err error) {
 		return err
 	}
 	if p.who != nil {
-		p.arp, err = openARP("eth0")
+		p.arp, err = openPacket("eth0", unix.ETH_P_ARP)
 	}
 	return err
 }
@@ -98,8 +98,8 @@ func openUDP(to netip.AddrPort) (int, error) {
 	return fd, nil
 }
 
-// openARP returns a packet socket that sees every ARP frame which arrives at the link, for whatever MAC address.
-func openARP(link string) (int, error) {
+// openPacket returns a packet socket that sees every frame of a kind which arrives at the link, for whatever MAC address.
+func openPacket(link string, kind uint16) (int, error) {
 	ifc, err := net.InterfaceByName(link)
 	if err != nil {
 		return -1, fmt.Errorf("find %s: %w", link, err)
@@ -111,7 +111,7 @@ func openARP(link string) (int, error) {
 	promiscuous := &unix.PacketMreq{Ifindex: int32(ifc.Index), Type: unix.PACKET_MR_PROMISC}
 	err = errors.Join(receiveWait(fd),
 		unix.SetsockoptPacketMreq(fd, unix.SOL_PACKET, unix.PACKET_ADD_MEMBERSHIP, promiscuous),
-		unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: bigEndian(unix.ETH_P_ARP), Ifindex: ifc.Index}))
+		unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: bigEndian(kind), Ifindex: ifc.Index}))
 	if err != nil {
 		_ = unix.Close(fd)
 		return -1, fmt.Errorf("set up packet socket: %w", err)

@@ -79,8 +79,17 @@ func (w *whoHas) answer(frame []byte, newest int64) (seq int64, by macAddr, ok b
 	if addr < 0 || addr >= askerAddrs || slot >= askers {
 		return 0, 0, false
 	}
-	seq = newest - ((newest-slot)%askers+askers)%askers
+	seq = latest(slot, newest, askers)
 	return seq, macOf(frame[offSHA:]), seq >= 0
+}
+
+// latest is the newest question, of those up to newest, whose asker was the one of a slot, when a round has so many.
+func latest(slot, newest, round int64) int64 { return newest - ((newest-slot)%round+round)%round }
+
+// answers is answer for who knows already who says so.
+func (w *whoHas) answers(frame []byte, newest int64) (seq int64, ok bool) {
+	seq, _, ok = w.answer(frame, newest)
+	return seq, ok
 }
 
 // A question is what is known of one instant's questions, the UDP and the ARP one. Times are of now's clock, 0: not yet.

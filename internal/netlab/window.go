@@ -50,7 +50,11 @@ func (w Window) FirstFrom(node string) (time.Duration, bool) {
 
 // FirstOther finds the host, other than old, whose answer came first after From.
 func (w Window) FirstOther(old string) (host string, after time.Duration, ok bool) {
-	for h, d := range w.first {
+	return firstOther(w.first, old)
+}
+
+func firstOther(first map[string]time.Duration, old string) (host string, after time.Duration, ok bool) {
+	for h, d := range first {
 		if h != old && (!ok || d < after) {
 			host, after, ok = h, d, true
 		}
@@ -70,13 +74,14 @@ func measure(qs []question, from, to Mark, every time.Duration, name func(macAdd
 			w.count(q, name)
 		}
 	}
-	w.Outage = w.longest(qs, func(q question) int64 {
-		if !q.answered() {
-			return 0
+	var answers, questions []int64
+	for _, q := range qs {
+		questions = append(questions, q.sent)
+		if q.answered() {
+			answers = append(answers, q.udpAt)
 		}
-		return q.udpAt
-	})
-	w.Stall = w.longest(qs, func(q question) int64 { return q.sent })
+	}
+	w.Outage, w.Stall = longest(answers, from, to, every), longest(questions, from, to, every)
 	return w
 }
 
@@ -114,27 +119,27 @@ func (w *Window) count(q question, name func(macAddr) string) {
 }
 
 // longest is the longest time between two of the instants, less the interval. It begins with the last instant before
-// From, or with From if there is none, and ends at To.
-func (w *Window) longest(qs []question, instant func(question) int64) time.Duration {
+// from, or with from if there is none, and ends at to.
+func longest(instants []int64, from, to Mark, every time.Duration) (most time.Duration) {
 	before := int64(0)
 	var ts []int64
-	for _, q := range qs {
-		switch t := instant(q); {
-		case t == 0 || t > int64(w.To):
-		case t < int64(w.From):
+	for _, t := range instants {
+		switch {
+		case t > int64(to):
+		case t < int64(from):
 			before = max(before, t)
 		default:
 			ts = append(ts, t)
 		}
 	}
 	slices.Sort(ts)
-	last, longest := max(before, 0), time.Duration(0)
+	last := before
 	if last == 0 {
-		last = int64(w.From)
+		last = int64(from)
 	}
-	for _, t := range append(ts, int64(w.To)) {
-		longest = max(longest, time.Duration(t-last)-w.Every)
+	for _, t := range append(ts, int64(to)) {
+		most = max(most, time.Duration(t-last)-every)
 		last = t
 	}
-	return longest
+	return most
 }
