@@ -25,10 +25,10 @@ type Book struct {
 	pools   []*shelves // in the order in which they are tried
 	byName  map[string]*shelves
 	held    map[netip.Addr]Holding
-	blocked map[netip.Addr]string       // why
-	users   map[user][]netip.Addr       // what each has, sorted
-	groups  map[shareGroup][]netip.Addr // what those that may share have, sorted
-	usage   map[string]*Usage           // nil: to be counted anew
+	blocked map[netip.Addr]string // why
+	users   map[user][]netip.Addr // what each has, sorted
+	groups  map[shareGroup]*group
+	usage   map[string]*Usage // nil: to be counted anew
 }
 
 // A shelves is a pool with what is free in it.
@@ -42,16 +42,10 @@ type user struct {
 	uid string
 }
 
-// A shareGroup is Services that may share addresses if their ports allow it.
-type shareGroup struct {
-	family        Family
-	key, backends string
-}
-
 // NewBook returns a Book without pools in which nothing is in use.
 func NewBook() *Book {
 	return &Book{byName: map[string]*shelves{}, held: map[netip.Addr]Holding{}, blocked: map[netip.Addr]string{},
-		users: map[user][]netip.Addr{}, groups: map[shareGroup][]netip.Addr{}}
+		users: map[user][]netip.Addr{}, groups: map[shareGroup]*group{}}
 }
 
 // SetPools replaces all pools. Holdings stay as they are. Of two pools of the same name the first counts.
@@ -129,35 +123,28 @@ func (b *Book) Of(svc Key, uid string) []Holding {
 
 func (b *Book) list(h Holding) {
 	for _, u := range h.Users {
-		insert(b.users, user{u.Service, u.UID}, h.Addr)
-		if u.ShareKey != "" {
-			insert(b.groups, shareGroup{FamilyOf(h.Addr), u.ShareKey, u.Backends}, h.Addr)
+		svc := user{u.Service, u.UID}
+		b.users[svc] = insert(b.users[svc], h.Addr)
+		if g := groupOf(h.Addr, &u); g.key != "" {
+			if b.groups[g] == nil {
+				b.groups[g] = &group{ports: map[Port]map[netip.Addr]bool{}}
+			}
+			b.groups[g].add(h.Addr, u.Ports)
 		}
 	}
 }
 
 func (b *Book) unlist(h Holding) {
 	for _, u := range h.Users {
-		remove(b.users, user{u.Service, u.UID}, h.Addr)
-		if u.ShareKey != "" {
-			remove(b.groups, shareGroup{FamilyOf(h.Addr), u.ShareKey, u.Backends}, h.Addr)
+		svc := user{u.Service, u.UID}
+		if b.users[svc] = remove(b.users[svc], h.Addr); len(b.users[svc]) == 0 {
+			delete(b.users, svc)
 		}
-	}
-}
-
-func insert[K comparable](m map[K][]netip.Addr, k K, a netip.Addr) {
-	if i, found := slices.BinarySearchFunc(m[k], a, netip.Addr.Compare); !found {
-		m[k] = slices.Insert(m[k], i, a)
-	}
-}
-
-func remove[K comparable](m map[K][]netip.Addr, k K, a netip.Addr) {
-	i, found := slices.BinarySearchFunc(m[k], a, netip.Addr.Compare)
-	if !found {
-		return
-	}
-	if m[k] = slices.Delete(m[k], i, i+1); len(m[k]) == 0 {
-		delete(m, k)
+		if g := groupOf(h.Addr, &u); b.groups[g] != nil {
+			if b.groups[g].remove(h.Addr, u.Ports); len(b.groups[g].addrs) == 0 {
+				delete(b.groups, g)
+			}
+		}
 	}
 }
 
@@ -174,6 +161,12 @@ func (b *Book) free(addr netip.Addr) bool {
 	}
 	_, ok := b.blocked[addr]
 	return !ok
+}
+
+// from reports whether the pool that an address came from still has it.
+func (b *Book) from(h Holding) bool {
+	p := b.byName[h.Pool]
+	return p != nil && p.contains(h.Addr)
 }
 
 // poolsOf returns the pools that have an address, in order.
@@ -219,11 +212,7 @@ func (b *Book) Usage(pool string) Usage {
 func (b *Book) count() map[string]*Usage {
 	usage := map[string]*Usage{}
 	for _, p := range b.pools {
-		u := &Usage{Total: new(big.Int)}
-		for _, r := range slices.Concat(p.v4.spans, p.v6.spans) {
-			u.Total.Add(u.Total, r.Count())
-		}
-		usage[p.Name] = u
+		usage[p.Name] = &Usage{Total: new(big.Int).Add(p.v4.count(), p.v6.count())}
 	}
 	for addr, h := range b.held {
 		found := b.poolsOf(addr)
@@ -233,8 +222,8 @@ func (b *Book) count() map[string]*Usage {
 				usage[p.Name].Conflicts++
 			}
 		}
-		if p := b.byName[h.Pool]; p != nil && !p.contains(addr) {
-			usage[p.Name].Conflicts++
+		if u := usage[h.Pool]; u != nil && !b.from(h) {
+			u.Conflicts++
 		}
 	}
 	for addr := range maps.Keys(b.blocked) {

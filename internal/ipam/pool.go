@@ -17,15 +17,17 @@ type Pool struct {
 	ServiceSelector   Selector  // which Services, by their labels
 }
 
-// refuses says why a Service may have no address of the pool, in words that follow the pool's name; "" if it may.
-func (p *Pool) refuses(r *Request) string {
+// admits reports whether a Service may have addresses of the pool.
+func (p *Pool) admits(r *Request) bool {
+	return p.forNamespace(r) && p.ServiceSelector.Matches(r.Labels)
+}
+
+// refusal says why the pool does not admit a Service, in words that follow the pool's name.
+func (p *Pool) refusal(r *Request) string {
 	if !p.forNamespace(r) {
 		return "is not for namespace " + r.Service.Namespace
 	}
-	if !p.ServiceSelector.Matches(r.Labels) {
-		return fmt.Sprintf("is not for Services with other labels than %s", p.ServiceSelector)
-	}
-	return ""
+	return fmt.Sprintf("is only for Services with labels %q", p.ServiceSelector.String())
 }
 
 func (p *Pool) forNamespace(r *Request) bool {

@@ -29,6 +29,7 @@ func (b *Book) Resolve(r Request) Decision {
 	s.settle()
 	s.choose()
 	s.finish()
+	slices.SortFunc(s.Drop, netip.Addr.Compare)
 	return s.Decision
 }
 
@@ -67,7 +68,7 @@ func (s *resolution) ask() {
 		switch {
 		case !a.IsValid() || len(s.slots) == 0:
 		case t == nil:
-			s.refuse(Refusal{Addr: a, Why: s.otherFamily(FamilyOf(a))})
+			s.refuse(Refusal{Addr: a, Why: s.unwanted(FamilyOf(a))})
 		case t.asked.IsValid() && t.asked != a:
 			s.refuse(Refusal{Addr: a, Why: fmt.Sprintf("is asked for besides %s: a Service has one %s address", t.asked, t.family)})
 		default:
@@ -76,11 +77,12 @@ func (s *resolution) ask() {
 	}
 }
 
-func (s *resolution) otherFamily(f Family) string {
-	if slices.Contains(s.Families, f) {
-		return fmt.Sprintf("is %s, and a SingleStack Service has %s alone: choose another address or another ipFamilyPolicy", f, s.slots[0].family)
+func (s *resolution) unwanted(f Family) string {
+	families := make([]string, len(s.slots))
+	for i, t := range s.slots {
+		families[i] = t.family.String()
 	}
-	return fmt.Sprintf("is %s, which is not in spec.ipFamilies", f)
+	return fmt.Sprintf("is %s, and the Service is %s (spec.ipFamilyPolicy, spec.ipFamilies)", f, strings.Join(families, " and "))
 }
 
 func (s *resolution) refuse(r Refusal) { s.Refused = append(s.Refused, r) }
@@ -99,7 +101,7 @@ func (s *resolution) settle() {
 		case len(s.slots) == 0:
 			s.Keep = append(s.Keep, s.kept(h))
 		case t == nil:
-			s.drop(h.Addr, s.otherFamily(FamilyOf(h.Addr)))
+			s.drop(h.Addr, s.unwanted(FamilyOf(h.Addr)))
 		default:
 			t.has = append(t.has, s.kept(h))
 		}
@@ -167,23 +169,27 @@ func (s *resolution) drop(addr netip.Addr, why string) {
 	s.note("%s is given up: it %s", addr, why)
 }
 
-// kept is the grant of what the Service has. A pool that is gone is replaced by one that has the address now.
+// kept is the grant of what the Service has. The pool stays, unless it has the address no more and another has, or the Service, as the
+// first that has the address, asks for another that has it too.
 func (s *resolution) kept(h Holding) Grant {
 	g := Grant{Addr: h.Addr, Pool: h.Pool, Share: len(h.Users) > 1}
-	if p := s.book.byName[s.Pool]; p != nil && p.contains(h.Addr) && p.refuses(&s.Request) == "" {
-		g.Pool = p.Name
+	stays := s.book.from(h)
+	if (!stays || h.Users[0].is(s.Service, s.UID)) && s.asksForPoolOf(h.Addr) {
+		g.Pool = s.Pool
 		return g
 	}
-	if p := s.book.byName[h.Pool]; p != nil && p.contains(h.Addr) {
-		return g
-	}
-	for _, p := range s.book.poolsOf(h.Addr) {
-		if p.refuses(&s.Request) == "" {
-			g.Pool = p.Name
-			return g
+	if !stays {
+		if i := slices.IndexFunc(s.book.pools, func(p *shelves) bool { return p.contains(h.Addr) && p.admits(&s.Request) }); i >= 0 {
+			g.Pool = s.book.pools[i].Name
 		}
 	}
 	return g
+}
+
+// asksForPoolOf reports whether the pool that is asked for has an address, for this Service.
+func (s *resolution) asksForPoolOf(addr netip.Addr) bool {
+	p := s.book.byName[s.Pool]
+	return p != nil && p.contains(addr) && p.admits(&s.Request)
 }
 
 // meets reports whether an address that the Service has is what it asks for.
@@ -191,7 +197,7 @@ func (s *resolution) meets(t *slot, g Grant) bool {
 	if t.asked.IsValid() && t.asked != g.Addr {
 		return false
 	}
-	return s.Pool == "" || s.Pool == g.Pool
+	return s.Pool == "" || s.Pool == g.Pool || s.asksForPoolOf(g.Addr)
 }
 
 // rank is lower for what is better to keep.
@@ -214,190 +220,10 @@ func (s *resolution) strange(g Grant) string {
 	case !p.contains(g.Addr):
 		return fmt.Sprintf("is not in pool %s any more", g.Pool)
 	}
-	if why := p.refuses(&s.Request); why != "" {
-		return fmt.Sprintf("is in pool %s, which %s any more", g.Pool, why)
+	if !p.admits(&s.Request) {
+		return fmt.Sprintf("is in pool %s, which %s by now", g.Pool, p.refusal(&s.Request))
 	}
 	return ""
-}
-
-// choose finds an address for each slot that has none as asked for.
-func (s *resolution) choose() {
-	var open []*slot
-	for _, t := range s.slots {
-		switch {
-		case t.grant != nil:
-		case t.asked.IsValid():
-			s.takeAsked(t)
-		case s.ShareKey != "" && s.takeShared(t):
-		default:
-			open = append(open, t)
-		}
-	}
-	if len(open) == 0 {
-		return
-	}
-	pools := s.candidates(open)
-	if len(open) > 1 && s.takeBoth(open, pools) {
-		return
-	}
-	for _, t := range open {
-		s.takeFree(t, pools)
-	}
-}
-
-// takeAsked tries the address that is asked for.
-func (s *resolution) takeAsked(t *slot) {
-	p, refusal := s.poolFor(t.asked)
-	if p == nil {
-		t.refused = append(t.refused, refusal)
-		return
-	}
-	no := func(why string) { t.refused = append(t.refused, Refusal{Pool: p.Name, Addr: t.asked, Why: why}) }
-	if why, ok := s.book.blocked[t.asked]; ok {
-		no(why)
-		return
-	}
-	h, held := s.book.held[t.asked]
-	if why := s.stranger(h); held && why != "" {
-		no(why)
-		return
-	}
-	t.grant = &Grant{Addr: t.asked, Pool: p.Name, Share: held}
-}
-
-// poolFor finds the pool from which the Service may have an address it asks for, or says why there is none.
-func (s *resolution) poolFor(addr netip.Addr) (*shelves, Refusal) {
-	found := s.book.poolsOf(addr)
-	if s.Pool != "" {
-		p := s.book.byName[s.Pool]
-		if p == nil {
-			return nil, Refusal{Pool: s.Pool, Why: "does not exist"}
-		}
-		if !p.contains(addr) {
-			return nil, Refusal{Addr: addr, Why: s.outside(addr, []*shelves{p}, "is not in pool "+p.Name+", which is asked for too")}
-		}
-		found = []*shelves{p}
-	}
-	if len(found) == 0 {
-		return nil, Refusal{Addr: addr, Why: s.outside(addr, s.book.pools, "is in no pool")}
-	}
-	for _, p := range found {
-		if p.refuses(&s.Request) == "" {
-			return p, Refusal{}
-		}
-	}
-	return nil, Refusal{Addr: addr, Why: fmt.Sprintf("is in pool %s, which %s", found[0].Name, found[0].refuses(&s.Request))}
-}
-
-// outside adds to why an address is in none of the pools that one leaves it out on purpose.
-func (s *resolution) outside(addr netip.Addr, pools []*shelves, why string) string {
-	for _, p := range pools {
-		for _, r := range p.Ranges {
-			if r.Skips(addr) {
-				return fmt.Sprintf("%s: pool %s leaves out the first and the last address of %s (skipFirstLast)", why, p.Name, r)
-			}
-		}
-	}
-	return why
-}
-
-// stranger says why the Service cannot share an address with those who have it; "" if it can.
-func (s *resolution) stranger(h Holding) string {
-	if len(h.Users) == 0 {
-		return "is being given back"
-	}
-	for _, u := range h.Users {
-		if why := s.User.clash(&u); why != "" {
-			return why
-		}
-	}
-	return ""
-}
-
-// takeShared tries the addresses that others with the same share key have.
-func (s *resolution) takeShared(t *slot) bool {
-	for _, a := range s.book.groups[shareGroup{t.family, s.ShareKey, s.Backends}] {
-		h := s.book.held[a]
-		p := s.book.byName[h.Pool]
-		if p == nil || !p.contains(a) || s.Pool != "" && s.Pool != h.Pool || p.refuses(&s.Request) != "" {
-			continue
-		}
-		if _, blocked := s.book.blocked[a]; !blocked && s.stranger(h) == "" {
-			t.grant = &Grant{Addr: a, Pool: h.Pool, Share: true}
-			return true
-		}
-	}
-	return false
-}
-
-// candidates returns the pools that may serve without being asked for an address, in order, and tells the slots why others do not.
-func (s *resolution) candidates(open []*slot) (pools []*shelves) {
-	refuse := func(pool, why string) {
-		for _, t := range open {
-			t.refused = append(t.refused, Refusal{Family: t.family, Pool: pool, Why: why})
-		}
-	}
-	all := s.book.pools
-	if s.Pool != "" {
-		p := s.book.byName[s.Pool]
-		if p == nil {
-			refuse(s.Pool, "does not exist")
-			return nil
-		}
-		all = []*shelves{p}
-	}
-	if len(all) == 0 {
-		refuse("", "there is no pool of addresses")
-	}
-	for _, p := range all {
-		if why := p.refuses(&s.Request); why != "" {
-			refuse(p.Name, why)
-		} else if s.Pool == "" && !p.AutoAssign {
-			refuse(p.Name, "is only for Services that ask for it (autoAssign: false)")
-		} else {
-			pools = append(pools, p)
-		}
-	}
-	return pools
-}
-
-// takeBoth tries to fill two slots from one pool.
-func (s *resolution) takeBoth(open []*slot, pools []*shelves) bool {
-	for _, p := range pools {
-		x, okX := p.of(open[0].family).lowest(s.book.free)
-		y, okY := p.of(open[1].family).lowest(s.book.free)
-		if okX && okY {
-			open[0].grant, open[1].grant = &Grant{Addr: x, Pool: p.Name}, &Grant{Addr: y, Pool: p.Name}
-			return true
-		}
-	}
-	return false
-}
-
-// takeFree tries the pool that another slot is served from, and then all.
-func (s *resolution) takeFree(t *slot, pools []*shelves) {
-	for _, other := range s.slots {
-		if g := other.grant; g != nil {
-			if i := slices.IndexFunc(pools, func(p *shelves) bool { return p.Name == g.Pool }); i > 0 {
-				pools = slices.Concat(pools[i:i+1], pools[:i], pools[i+1:])
-			}
-		}
-	}
-	for _, p := range pools {
-		shelf := p.of(t.family)
-		if a, ok := shelf.lowest(s.book.free); ok {
-			t.grant = &Grant{Addr: a, Pool: p.Name}
-			return
-		}
-		t.refused = append(t.refused, Refusal{Family: t.family, Pool: p.Name, Why: shelf.exhausted(t.family)})
-	}
-}
-
-func (s *shelf) exhausted(f Family) string {
-	if len(s.spans) == 0 {
-		return fmt.Sprintf("has no %s addresses", f)
-	}
-	return fmt.Sprintf("is exhausted (all its %s addresses are in use)", f)
 }
 
 // finish makes the decision of the slots.
@@ -454,7 +280,7 @@ func (s *resolution) close(t *slot, optional bool) {
 	switch {
 	case t.grant != nil: // refusals of pools that were tried before
 	case optional && !t.asked.IsValid() && len(t.has) == 0:
-		s.note("%s", strings.TrimSpace(Explain(t.refused)))
+		s.note("%s", Explain(t.refused))
 	default:
 		s.Refused = append(s.Refused, t.refused...)
 	}

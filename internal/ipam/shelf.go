@@ -2,6 +2,7 @@ package ipam
 
 import (
 	"container/heap"
+	"math/big"
 	"net/netip"
 	"slices"
 )
@@ -38,6 +39,14 @@ func merge(f Family, ranges []Range) (spans []Range) {
 		spans = append(spans, Range{first: r.first, last: r.last})
 	}
 	return spans
+}
+
+func (s *shelf) count() *big.Int {
+	n := new(big.Int)
+	for _, r := range s.spans {
+		n.Add(n, r.Count())
+	}
+	return n
 }
 
 func (s *shelf) contains(a netip.Addr) bool {
