@@ -10,11 +10,13 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/google/nftables"
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
@@ -371,12 +373,28 @@ func files(t *testing.T, dir string) []string {
 	return out
 }
 
+// inSet returns what a set of an instance's wall has, sorted.
+func inSet(t *testing.T, instance, name string) []netip.Addr {
+	t.Helper()
+	nft, err := nftables.New()
+	must(t, err)
+	found, err := nft.GetSetElements(&nftables.Set{Name: name,
+		Table: &nftables.Table{Name: tableName(instance), Family: nftables.TableFamilyARP}})
+	must(t, err)
+	var out []netip.Addr
+	for _, e := range found {
+		a, _ := netip.AddrFromSlice(e.Key)
+		out = append(out, a)
+	}
+	slices.SortFunc(out, netip.Addr.Compare)
+	return out
+}
+
 func tables(t *testing.T) []string {
 	t.Helper()
-	w, err := dialWall("test")
+	nft, err := nftables.New()
 	must(t, err)
-	defer w.close()
-	ts, err := w.nft.ListTables()
+	ts, err := nft.ListTables()
 	must(t, err)
 	var out []string
 	for _, x := range ts {

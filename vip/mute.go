@@ -14,7 +14,7 @@ import (
 // itself.) Either suffices; without both nothing is bound.
 type Mute struct {
 	Links []MutedLink // every link that does ARP; nil as long as no IPv4 address was ever wanted, or if unknown
-	Wall  bool        // the nftables table stands and has every IPv4 address that is bound
+	Wall  bool        // the nftables table stands and has every IPv4 address that is bound or hushed
 }
 
 // MutedLink is what counts on one link: the greater of its own value and that of net.ipv4.conf.all.
@@ -43,9 +43,9 @@ type muter struct {
 	log   *slog.Logger
 
 	on     bool            // addresses were wanted
-	addrs  []netip.Addr    // what the wall has to have, sorted
+	bound  []netip.Addr    // sorted
+	hushed []netip.Addr    // sorted
 	muted  map[int]arpConf // the links that were as we want them when we looked last; all of them are saved
-	stood  bool            // the wall was there when we looked last
 	warned map[string]string
 
 	status atomic.Pointer[Mute]
@@ -54,21 +54,40 @@ type muter struct {
 // errNotMute says that neither wall is complete.
 var errNotMute = errors.New("the kernel would answer for the address")
 
-// hold makes the kernel mute for addrs, the whole set. With errNotMute none of them may be bound. When nothing is fresh
-// and all was in order, it believes what keep found. The instance's record must list addrs before, so that no other one
-// undoes the mute meanwhile.
-func (m *muter) hold(ctx context.Context, addrs []netip.Addr, fresh bool) error {
+// hold makes the kernel mute for what is bound, the whole set. With errNotMute none of them may be bound. When nothing is
+// fresh and all was in order, it believes what keep found. The instance's record must list the addresses before, so that no
+// other one undoes the mute meanwhile.
+func (m *muter) hold(ctx context.Context, bound []netip.Addr, fresh bool) error {
 	if err := m.turn.take(ctx); err != nil {
 		return fmt.Errorf("mute kernel: %w", err)
 	}
 	defer m.turn.give()
-	same := slices.Equal(m.addrs, addrs)
-	if !m.on && len(addrs) == 0 || !fresh && same && m.now().InForce() {
+	if !m.on && len(bound) == 0 || !fresh && slices.Equal(m.bound, bound) && m.now().InForce() {
 		return nil
 	}
+	m.bound = slices.Clone(bound)
+	return m.begin(bound)
+}
+
+// hush makes the kernel mute for those addresses too, the whole set, which need not be bound by us. The record must say so
+// before.
+func (m *muter) hush(ctx context.Context, addrs []netip.Addr) error {
+	if err := m.turn.take(ctx); err != nil {
+		return fmt.Errorf("mute kernel: %w", err)
+	}
+	defer m.turn.give()
+	if !m.on && len(addrs) == 0 || slices.Equal(m.hushed, addrs) && m.now().InForce() {
+		return nil
+	}
+	m.hushed = addrs
+	return m.begin(addrs)
+}
+
+// begin makes the kernel mute for other addresses than before, and says whether it is for addrs.
+func (m *muter) begin(addrs []netip.Addr) error {
 	first := !m.on
-	m.on, m.addrs = true, slices.Clone(addrs)
-	m.stood = m.stood && same // a wall for other addresses is no loss to report
+	m.on = true
+	m.wall.hold(m.bound, m.hushed)
 	_, err1, err2 := m.enforce()
 	st := m.now()
 	if !st.InForce() && len(addrs) > 0 {
@@ -179,16 +198,13 @@ func (m *muter) judge(links []link, st *Mute) error {
 	return errors.Join(errs...)
 }
 
-func (m *muter) enforceWall(st *Mute) (reset bool, err error) {
-	if !m.wall.stands(m.addrs) {
-		if reset = m.stood; reset {
-			m.log.Warn("nftables wall was changed by another program, set again", "table", m.wall.table.Name)
-		}
-		err = m.wall.put(m.addrs)
+func (m *muter) enforceWall(st *Mute) (razed bool, err error) {
+	razed, err = m.wall.keep()
+	if razed {
+		m.log.Warn("nftables wall was changed by another program, set again", "table", m.wall.table.Name)
 	}
 	st.Wall = err == nil
-	m.stood = st.Wall
-	return reset, err
+	return razed, err
 }
 
 // save writes down what the links are that no instance has muted so far, and returns the links that do ARP. It looks at

@@ -22,7 +22,7 @@ import (
 //
 //	.lock            taken for each look at, or change of, the others
 //	INSTANCE.lock    held as long as the instance lives; contains its process ID
-//	INSTANCE.json    the addresses that the instance has ever bound, written before it binds
+//	INSTANCE.json    the addresses that the instance has ever bound, and whether it ever hushed any; written before it does
 //	mute.json        what the links were before the first instance muted them
 //
 // The last instance removes the directory.
@@ -37,6 +37,7 @@ type registry struct {
 type record struct {
 	PID   int          `json:"pid"`
 	Addrs []netip.Addr `json:"addrs"`
+	Hush  bool         `json:"hush,omitempty"`
 }
 
 // saved is mute.json.
@@ -243,8 +244,8 @@ func (r *registry) alive(name string) (bool, error) {
 }
 
 // write replaces our record.
-func (r *registry) write(addrs []netip.Addr) error {
-	return r.replace(r.instance, record{PID: os.Getpid(), Addrs: addrs})
+func (r *registry) write(addrs []netip.Addr, hush bool) error {
+	return r.replace(r.instance, record{PID: os.Getpid(), Addrs: addrs, Hush: hush})
 }
 
 // originals returns what was saved of the links in this life of the namespace. Call it locked.
@@ -347,10 +348,10 @@ func lists(records map[string]record, a netip.Addr) (instance string, ok bool) {
 	return "", false
 }
 
-// mutes reports whether one of the instances may hold an address for which the kernel must be mute.
+// mutes reports whether one of the instances may have an address for which the kernel must be mute.
 func mutes(records map[string]record) bool {
 	for _, rec := range records {
-		if slices.ContainsFunc(rec.Addrs, netip.Addr.Is4) {
+		if rec.Hush || slices.ContainsFunc(rec.Addrs, netip.Addr.Is4) {
 			return true
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 )
@@ -49,7 +50,7 @@ func (b *Binder) set(ctx context.Context, want []netip.Prefix) error {
 	errs = append(errs, err)
 	if err := b.remember(free); err != nil {
 		errs = append(errs, err)
-		free = slices.DeleteFunc(free, func(p netip.Prefix) bool { return !slices.Contains(b.ever, p.Addr()) })
+		free = slices.DeleteFunc(free, func(p netip.Prefix) bool { return !b.ever[p.Addr()] })
 	}
 	if err := b.quiet(ctx, free); err != nil {
 		errs = append(errs, err)
@@ -62,8 +63,8 @@ func (b *Binder) set(ctx context.Context, want []netip.Prefix) error {
 		}
 		errs = append(errs, b.add(p))
 	}
-	if !slices.Equal(only4(free), only4(b.have())) { // the wall is for what is bound only
-		errs = append(errs, b.quiet(context.WithoutCancel(ctx), b.have()))
+	if have := b.have(); !slices.Equal(only4(free), only4(have)) { // the wall is for what is bound only
+		errs = append(errs, b.quiet(context.WithoutCancel(ctx), have))
 	}
 	return errors.Join(errs...)
 }
@@ -71,13 +72,13 @@ func (b *Binder) set(ctx context.Context, want []netip.Prefix) error {
 // mine returns what is ours among the addresses that the kernel has: what is tagged and in our record, unless another
 // living instance lists it too and we do not know that we bound it.
 func (b *Binder) mine(found []address) ([]netip.Prefix, error) {
-	bound := b.have()
+	bound := setOf(b.have())
 	var mine []netip.Prefix
 	for _, a := range found {
 		if !b.ours(a) {
 			continue
 		}
-		if !slices.Contains(bound, a.Prefix) {
+		if !bound[a.Prefix] {
 			holder, err := b.holder(a.Addr())
 			if err != nil {
 				return nil, err
@@ -88,14 +89,11 @@ func (b *Binder) mine(found []address) ([]netip.Prefix, error) {
 		}
 		mine = append(mine, a.Prefix)
 	}
-	slices.SortFunc(mine, comparePrefix)
 	return mine, nil
 }
 
 // ours reports whether a looks like one that we bound.
-func (b *Binder) ours(a address) bool {
-	return slices.Contains(b.ever, a.Addr()) && (a.tagged() || a.likeOurs())
-}
+func (b *Binder) ours(a address) bool { return b.ever[a.Addr()] && (a.tagged() || a.likeOurs()) }
 
 // holder names the other living instance whose record lists the address.
 func (b *Binder) holder(a netip.Addr) (name string, err error) {
@@ -110,25 +108,28 @@ func (b *Binder) holder(a netip.Addr) (name string, err error) {
 // free returns those wanted addresses that nobody else has, and why the others are refused. One that we have stays even
 // if another link got it too, but that is an error.
 func (b *Binder) free(want []netip.Prefix, found []address) ([]netip.Prefix, error) {
-	bound := b.have()
+	bound, where := setOf(b.have()), map[netip.Addr][]address{}
+	for _, a := range found {
+		where[a.Addr()] = append(where[a.Addr()], a)
+	}
 	var free []netip.Prefix
 	var errs []error
 	for _, p := range want {
-		err := b.foreign(p, found)
+		err := b.foreign(p, bound[p], where[p.Addr()])
 		if err != nil {
 			errs = append(errs, fmt.Errorf("bind %s on lo: %w", p, err))
 		}
-		if err == nil || slices.Contains(bound, p) {
+		if err == nil || bound[p] {
 			free = append(free, p)
 		}
 	}
 	return free, errors.Join(errs...)
 }
 
-// foreign says who else has the address.
-func (b *Binder) foreign(p netip.Prefix, found []address) error {
-	for _, a := range found {
-		if a.Addr() != p.Addr() || a.Prefix == p && slices.Contains(b.have(), p) && a.link == loIndex {
+// foreign says who else has the address, which was found there.
+func (b *Binder) foreign(p netip.Prefix, bound bool, there []address) error {
+	for _, a := range there {
+		if a.Prefix == p && bound && a.link == loIndex {
 			continue
 		}
 		if !a.tagged() {
@@ -162,20 +163,24 @@ func (b *Binder) linkName(index int) string {
 
 // remember writes into our record what we are going to bind.
 func (b *Binder) remember(ps []netip.Prefix) error {
-	ever := slices.Clone(b.ever)
+	ever := maps.Clone(b.ever)
 	for _, p := range ps {
-		if !slices.Contains(ever, p.Addr()) {
-			ever = append(ever, p.Addr())
-		}
+		ever[p.Addr()] = true
 	}
 	if len(ever) == len(b.ever) {
 		return nil
 	}
-	if err := b.reg.locked(func() error { return b.reg.write(ever) }); err != nil {
+	if err := b.record(ever, b.hushes); err != nil {
 		return err
 	}
 	b.ever = ever
 	return nil
+}
+
+// record writes our record.
+func (b *Binder) record(ever map[netip.Addr]bool, hush bool) error {
+	addrs := slices.SortedFunc(maps.Keys(ever), netip.Addr.Compare)
+	return b.reg.locked(func() error { return b.reg.write(addrs, hush) })
 }
 
 // quiet makes the kernel mute for the IPv4 addresses among ps, the whole set. If it cannot be mute, those that are bound
@@ -199,7 +204,10 @@ func (b *Binder) add(p netip.Prefix) error {
 	if err := b.route.bind(p, b.cfg.Lifetime); err != nil {
 		return err
 	}
-	b.setBound(append(b.have(), p))
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	i, _ := slices.BinarySearchFunc(b.bound, p, comparePrefix)
+	b.bound = slices.Insert(b.bound, i, p)
 	b.log.Info("address bound", "addr", p.Addr())
 	return nil
 }
@@ -208,7 +216,11 @@ func (b *Binder) letGo(p netip.Prefix) error {
 	if err := b.route.unbind(p); err != nil {
 		return err
 	}
-	b.setBound(without(b.have(), []netip.Prefix{p}))
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if i, ok := slices.BinarySearchFunc(b.bound, p, comparePrefix); ok {
+		b.bound = slices.Delete(b.bound, i, i+1)
+	}
 	b.log.Info("address let go", "addr", p.Addr())
 	return nil
 }
@@ -229,9 +241,11 @@ func (b *Binder) look(ctx context.Context, renew bool) (gone bool) {
 		b.report(err)
 		return false
 	}
-	still := slices.DeleteFunc(slices.Clone(bound), func(p netip.Prefix) bool {
-		return !slices.ContainsFunc(found, func(a address) bool { return a.Prefix == p && b.ours(a) })
-	})
+	there := map[netip.Prefix]bool{}
+	for _, a := range found {
+		there[a.Prefix] = there[a.Prefix] || b.ours(a)
+	}
+	still := slices.DeleteFunc(slices.Clone(bound), func(p netip.Prefix) bool { return !there[p] })
 	for _, p := range without(bound, still) {
 		b.log.Warn("address has gone: removed by another program, or its lifetime ran out", "addr", p.Addr())
 	}
@@ -273,5 +287,14 @@ func (b *Binder) setBound(ps []netip.Prefix) {
 
 // without returns those of a that are not in b.
 func without(a, b []netip.Prefix) []netip.Prefix {
-	return slices.DeleteFunc(slices.Clone(a), func(p netip.Prefix) bool { return slices.Contains(b, p) })
+	in := setOf(b)
+	return slices.DeleteFunc(slices.Clone(a), func(p netip.Prefix) bool { return in[p] })
+}
+
+func setOf(ps []netip.Prefix) map[netip.Prefix]bool {
+	set := make(map[netip.Prefix]bool, len(ps))
+	for _, p := range ps {
+		set[p] = true
+	}
+	return set
 }

@@ -21,6 +21,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/google/nftables"
 	"golang.org/x/sync/errgroup"
 )
 
@@ -43,6 +44,9 @@ const (
 	MinLifetime     = 5 * time.Second
 )
 
+// ourFamilies are those in which an instance may have an nftables table: the wall's and the screen's.
+var ourFamilies = []nftables.TableFamily{nftables.TableFamilyARP, nftables.TableFamilyINet}
+
 // readBack is how often the mute is looked at: a sysctl write sends no event.
 const readBack = time.Second
 
@@ -56,10 +60,11 @@ type Binder struct {
 
 	readBack time.Duration // readBack, longer in a test of the events
 
-	turn   turn         // one at a time on lo; guards the next four, and is held across I/O
-	route  *route       // also used by sweep, before and after everything else
-	ever   []netip.Addr // what our record lists
-	late   bool         // the last renewal failed, and that is logged
+	turn   turn                // one at a time on lo; guards the next five, and is held across I/O
+	route  *route              // also used by sweep, before and after everything else
+	ever   map[netip.Addr]bool // what our record lists
+	hushes bool                // our record says that we hush
+	late   bool                // the last renewal failed, and that is logged
 	closed bool
 
 	mu    sync.Mutex // guards bound
@@ -85,7 +90,7 @@ func Open(cfg Config) (*Binder, error) {
 	if cfg.OnChange == nil {
 		cfg.OnChange = func() {}
 	}
-	b := &Binder{cfg: cfg, log: cfg.Log, turn: newTurn(), readBack: readBack}
+	b := &Binder{cfg: cfg, log: cfg.Log, turn: newTurn(), ever: map[netip.Addr]bool{}, readBack: readBack}
 	if err := b.dial(); err != nil {
 		b.hangUp()
 		return nil, err
@@ -151,7 +156,7 @@ func (b *Binder) enter() error {
 	if err := b.sweep(living, dead); err != nil {
 		return err
 	}
-	if err := b.mute.wall.sweep(living); err != nil {
+	if err := b.mute.wall.sweep(living, ourFamilies...); err != nil {
 		b.log.Warn("nftables leftovers stay", "err", err) // where there is no nftables there are none
 	}
 	return b.reg.forget(dead)
@@ -277,7 +282,7 @@ func (b *Binder) exit() error {
 			return err
 		}
 	}
-	err = b.mute.wall.sweep(living)
+	err = b.mute.wall.sweep(living, ourFamilies...)
 	if err := b.reg.forget(dead); err != nil {
 		return err
 	}
