@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"time"
+	"unicode/utf8"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/client-go/rest"
@@ -23,6 +24,19 @@ type KubeConfig struct {
 	Duration        time.Duration // T: a dead holder is replaced after at most this; MinLease to MaxLease
 	Candidate       bool          // may hold the seat
 	Rank            int           // 0 stands first when the seat is free, each further one 50 ms later
+
+	// Prefix is set if a [Roll] follows the Lease: it is PREFIX + Node then, which
+	// is the default of Name. A new epoch is then at least the second of the wall
+	// clock, so that a Lease that was deleted or put back from a backup does not
+	// come to an epoch again. Nothing is compared with that clock.
+	Prefix string
+	// Heir names a lock of this host that the process holds until it ends: whoever
+	// holds it knows that all earlier processes that did are dead. If the Lease says
+	// that one of them holds, this process takes the seat at once instead of
+	// waiting for T, and if its own tenure ran out and nobody else had the seat since,
+	// it goes on in the same epoch. Two hosts must never use one name. Only for a seat
+	// for which no other node stands: see docs/safety.md. "": every process waits.
+	Heir string
 
 	Rest     *rest.Config // credentials; its Host means nothing
 	Servers  []string     // base URLs of API servers, asked in this order
@@ -75,6 +89,7 @@ type KubeStatus struct {
 	Holder   string        `json:"holder"`   // as the object says; "" for nobody
 	Epoch    uint64        `json:"epoch"`
 	Version  string        `json:"version,omitempty"` // of the holder's build
+	Fenced   string        `json:"fenced,omitempty"`  // the node that ended the last tenure, while nobody holds since
 	Seen     time.Time     `json:"seen,omitzero"`     // when the object was last seen to change
 	Server   string        `json:"server"`            // that answered last
 	Error    string        `json:"error,omitempty"`   // why this node cannot take part now
@@ -96,11 +111,19 @@ func OpenKube(cfg KubeConfig) (*Kube, error) {
 		cfg.Clock = Boot
 	}
 	if cfg.open == nil {
-		cfg.open = func(url string) (leaseAPI, error) { return openAPI(cfg.Rest, url, cfg.Namespace, cfg.Name) }
+		cfg.open = func(url string) (leaseAPI, error) { return openAPI(cfg.Rest, url, cfg.Namespace) }
+	}
+	if cfg.Prefix != "" {
+		if cfg.Name == "" {
+			cfg.Name = cfg.Prefix + cfg.Node
+		}
+		if cfg.Name != cfg.Prefix+cfg.Node {
+			return nil, fmt.Errorf("lease %q: with the prefix %q the Lease of node %s is %q", cfg.Name, cfg.Prefix, cfg.Node, cfg.Prefix+cfg.Node)
+		}
 	}
 	k := &Kube{cfg: cfg, log: cfg.Log, kick: make(chan struct{}, 1), rewatch: make(chan bool, 1), macs: map[string]string{},
 		servers: &apiServers{open: cfg.open, avoid: cfg.Avoid}}
-	k.bid = bid{node: cfg.Node, process: nonce(), clock: cfg.Clock, t: cfg.Duration, rank: cfg.Rank, candidate: cfg.Candidate,
+	k.bid = bid{view: view{t: cfg.Duration}, node: cfg.Node, process: nonce(), heir: cfg.Heir, clock: cfg.Clock, rank: cfg.Rank, candidate: cfg.Candidate,
 		needProbe: cfg.Free != nil, healthy: true, writes: map[uint64]written{}}
 	if err := k.servers.add(cfg.Servers); err != nil {
 		return nil, err
@@ -110,6 +133,9 @@ func OpenKube(cfg KubeConfig) (*Kube, error) {
 	}
 	return k, nil
 }
+
+// epochFloor is the least number for a new epoch of a Lease that a Roll follows.
+func epochFloor(now time.Time) uint64 { return uint64(min(max(now.Unix(), 0), maxEpoch/2)) }
 
 // Close is for symmetry with [Raft]: OpenKube opens nothing, and what Run opened
 // ended with it.
@@ -132,6 +158,37 @@ func (k *Kube) SetHealthy(healthy bool) {
 	}
 	k.bid.healthy = healthy
 	k.mu.Unlock()
+	k.wake()
+}
+
+// maxNote is the longest note, in bytes: all of it is written with every renewal.
+const maxNote = 4 << 10
+
+// Note sets what this node tells the others while it holds, up to 4 KiB of UTF-8:
+// every write as the holder carries it, and what is new is written soon, at most
+// each T/20. On an error the former note stays.
+func (k *Kube) Note(text string) error {
+	switch {
+	case len(text) > maxNote:
+		return fmt.Errorf("note of %d bytes: want %d at most", len(text), maxNote)
+	case !utf8.ValidString(text):
+		return errors.New("note is not UTF-8")
+	}
+	k.mu.Lock()
+	k.bid.note = text
+	k.mu.Unlock()
+	k.wake()
+	return nil
+}
+
+// Above says that epochs up to the given one are used up: something names this
+// node in it that the node does not stand by. If it holds in one of them its lease
+// is over when Above returns, and it takes the seat again in a higher one.
+func (k *Kube) Above(epoch uint64) {
+	k.mu.Lock()
+	k.bid.raise(min(epoch, maxEpoch/2))
+	k.mu.Unlock()
+	k.publish()
 	k.wake()
 }
 
@@ -245,7 +302,7 @@ func (k *Kube) Status() KubeStatus {
 	st := KubeStatus{Object: k.cfg.Namespace + "/" + k.cfg.Name, Duration: k.cfg.Duration, Server: server, Servers: servers, Error: k.fault(),
 		Reads: k.counts.reads, Writes: k.counts.writes, Watches: k.counts.watches}
 	if c := k.bid.cur; c != nil {
-		st.Epoch, st.Version = c.record.Epoch, c.record.Version
+		st.Epoch, st.Version, st.Fenced = c.record.Epoch, c.record.Version, c.record.Fenced
 		st.Seen = time.Now().Add(-k.cfg.Clock().Sub(c.at))
 		if !c.record.released() {
 			st.Holder = c.record.Holder
@@ -305,23 +362,28 @@ func (k *Kube) saw(s sighting, read Instant) {
 	k.wake()
 }
 
-// failed notes why the last call of a kind failed, nil when it did not, and says
-// once that this node can or cannot take part.
-func (k *Kube) failed(fault *string, verb string, err error) {
-	text := ""
+// fault says why a call failed; "" when it did not.
+func fault(verb, object string, err error) string {
 	switch {
 	case err == nil:
+		return ""
 	case apierrors.IsForbidden(err):
-		text = fmt.Sprintf("may not %s leases.coordination.k8s.io %q in namespace %s: `pintle manifest rbac` prints the Role: %v", verb, k.cfg.Name, k.cfg.Namespace, err)
+		namespace, name, _ := strings.Cut(object, "/")
+		return fmt.Sprintf("may not %s leases.coordination.k8s.io %q in namespace %s: `pintle manifest rbac` prints the Role: %v", verb, name, namespace, err)
 	case apierrors.IsUnauthorized(err):
-		text = fmt.Sprintf("%s lease: the API server does not know this node's credentials: %v", verb, err)
-	default:
-		text = fmt.Sprintf("%s lease: %v", verb, err)
+		return fmt.Sprintf("%s lease: the API server does not know this node's credentials: %v", verb, err)
 	}
+	return fmt.Sprintf("%s lease: %v", verb, err)
+}
+
+// failed notes why the last call of a kind failed, nil when it did not, and says
+// once that this node can or cannot take part.
+func (k *Kube) failed(field *string, verb string, err error) {
+	text := fault(verb, k.cfg.Namespace+"/"+k.cfg.Name, err)
 	k.mu.Lock()
 	was := k.fault()
-	*fault = text
-	if err == nil && fault == &k.writeFault {
+	*field = text
+	if err == nil && field == &k.writeFault {
 		k.readFault = "" // what may be written may be read
 	}
 	now := k.fault()

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strconv"
 	"sync"
 	"testing"
@@ -16,13 +18,13 @@ import (
 	"k8s.io/apimachinery/pkg/watch"
 )
 
-// A fakeStore behaves as etcd behind API servers does for one Lease object: the
+// A fakeStore behaves as etcd behind API servers does for Lease objects: the
 // rules that test/cluster proves on the real ones.
 type fakeStore struct {
 	mu      sync.Mutex // guards what follows
 	version int64
 	uids    int
-	object  *coordinationv1.Lease
+	objects map[string]*coordinationv1.Lease
 	life    int // changes with a restore: watches of the old one end
 	changed chan struct{}
 	log     []watch.Event // of this life
@@ -32,18 +34,32 @@ type fakeStore struct {
 	under sync.WaitGroup // writes under way
 }
 
-func newFakeStore() *fakeStore { return &fakeStore{changed: make(chan struct{}), version: 100} }
+func newFakeStore() *fakeStore {
+	return &fakeStore{changed: make(chan struct{}), version: 100, objects: map[string]*coordinationv1.Lease{}}
+}
 
 var leases = schema.GroupResource{Group: "coordination.k8s.io", Resource: "leases"}
 
-func (s *fakeStore) get() *coordinationv1.Lease {
+func (s *fakeStore) get(name string) *coordinationv1.Lease {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.reads++
-	if s.object == nil {
-		return nil
+	return s.objects[name].DeepCopy()
+}
+
+// list is all objects with a label, and the version that they are of.
+func (s *fakeStore) list(group string) *coordinationv1.LeaseList {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.reads++
+	l := &coordinationv1.LeaseList{}
+	l.ResourceVersion = strconv.FormatInt(s.version, 10)
+	for _, name := range slices.Sorted(maps.Keys(s.objects)) {
+		if o := s.objects[name]; o.Labels[groupLabel] == group {
+			l.Items = append(l.Items, *o.DeepCopy())
+		}
 	}
-	return s.object.DeepCopy()
+	return l
 }
 
 // put is an update with preconditions, which makes the object where there is
@@ -54,18 +70,19 @@ func (s *fakeStore) put(o *coordinationv1.Lease) (*coordinationv1.Lease, error) 
 	s.writes++
 	kind := watch.Modified
 	o = o.DeepCopy()
+	had := s.objects[o.Name]
 	switch {
-	case s.object == nil && o.UID != "":
+	case had == nil && o.UID != "":
 		return nil, apierrors.NewConflict(leases, o.Name, errors.New("uid mismatch: there is none"))
-	case s.object == nil:
+	case had == nil:
 		s.uids++
 		o.UID = types.UID(fmt.Sprintf("uid-%d", s.uids))
 		kind = watch.Added
 	case o.ResourceVersion == "":
 		return nil, apierrors.NewInvalid(schema.GroupKind{Group: leases.Group, Kind: "Lease"}, o.Name, nil)
-	case o.UID != "" && o.UID != s.object.UID:
+	case o.UID != "" && o.UID != had.UID:
 		return nil, apierrors.NewConflict(leases, o.Name, errors.New("uid mismatch"))
-	case o.ResourceVersion != s.object.ResourceVersion:
+	case o.ResourceVersion != had.ResourceVersion:
 		return nil, apierrors.NewConflict(leases, o.Name, errors.New("the object has been modified"))
 	}
 	s.commit(kind, o)
@@ -77,49 +94,47 @@ func (s *fakeStore) commit(kind watch.EventType, o *coordinationv1.Lease) {
 	s.version++
 	o.ResourceVersion = strconv.FormatInt(s.version, 10)
 	s.log = append(s.log, watch.Event{Type: kind, Object: o.DeepCopy()})
-	s.object = o
+	s.objects[o.Name] = o
 	if kind == watch.Deleted {
-		s.object = nil
+		delete(s.objects, o.Name)
 	}
 	close(s.changed)
 	s.changed = make(chan struct{})
 }
 
-// edit changes the object as a person would; a nil result deletes it.
-func (s *fakeStore) edit(change func(*coordinationv1.Lease) *coordinationv1.Lease) {
+// edit changes an object as a person would; a nil result deletes it.
+func (s *fakeStore) edit(name string, change func(*coordinationv1.Lease) *coordinationv1.Lease) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.object == nil {
+	had := s.objects[name]
+	if had == nil {
 		return
 	}
-	if o := change(s.object.DeepCopy()); o != nil {
+	if o := change(had.DeepCopy()); o != nil {
 		s.commit(watch.Modified, o)
 	} else {
-		s.commit(watch.Deleted, s.object.DeepCopy())
+		s.commit(watch.Deleted, had.DeepCopy())
 	}
 }
 
 // A backup is the store at some time.
 type backup struct {
 	version int64
-	object  *coordinationv1.Lease
+	objects map[string]*coordinationv1.Lease
 	taken   time.Time
 }
 
 func (s *fakeStore) backup() backup {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return backup{s.version, s.object, time.Now()}
+	return backup{s.version, maps.Clone(s.objects), time.Now()}
 }
 
 // restore goes back to a backup: versions come again, and watches end.
 func (s *fakeStore) restore(b backup) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.version, s.object, s.log = b.version, nil, nil
-	if b.object != nil {
-		s.object = b.object.DeepCopy()
-	}
+	s.version, s.objects, s.log = b.version, maps.Clone(b.objects), nil // an object is not changed but replaced
 	s.life++
 	close(s.changed)
 	s.changed = make(chan struct{})
@@ -279,12 +294,20 @@ func (a fakeAPI) DryPut(ctx context.Context, _ *coordinationv1.Lease) error {
 	return a.pass(ctx, a.link, a.early)
 }
 
-func (a fakeAPI) Get(ctx context.Context) (*coordinationv1.Lease, error) {
+func (a fakeAPI) Get(ctx context.Context, name string) (*coordinationv1.Lease, error) {
 	if err := a.pass(ctx, a.link, a.early); err != nil {
 		return nil, err
 	}
-	o := a.store.get()
+	o := a.store.get(name)
 	return o, a.pass(ctx, a.link, a.answers)
+}
+
+func (a fakeAPI) List(ctx context.Context, group string) (*coordinationv1.LeaseList, error) {
+	if err := a.pass(ctx, a.link, a.early); err != nil {
+		return nil, err
+	}
+	l := a.store.list(group)
+	return l, a.pass(ctx, a.link, a.answers)
 }
 
 func (a fakeAPI) Put(ctx context.Context, o *coordinationv1.Lease) (*coordinationv1.Lease, error) {
@@ -321,7 +344,16 @@ func (a fakeAPI) Put(ctx context.Context, o *coordinationv1.Lease) (*coordinatio
 	}
 }
 
-func (a fakeAPI) Watch(ctx context.Context) (watch.Interface, error) {
+func (a fakeAPI) Watch(ctx context.Context, name string) (watch.Interface, error) {
+	return a.watch(ctx, "", func(o *coordinationv1.Lease) bool { return o.Name == name })
+}
+
+func (a fakeAPI) WatchGroup(ctx context.Context, group, version string) (watch.Interface, error) {
+	return a.watch(ctx, version, func(o *coordinationv1.Lease) bool { return o.Labels[groupLabel] == group })
+}
+
+// watch tells what is there first, if no version is named, and the changes after it.
+func (a fakeAPI) watch(ctx context.Context, version string, selected func(*coordinationv1.Lease) bool) (watch.Interface, error) {
 	if err := a.pass(ctx, a.link, a.early); err != nil {
 		return nil, err
 	}
@@ -334,8 +366,29 @@ func (a fakeAPI) Watch(ctx context.Context) (watch.Interface, error) {
 	s.mu.Lock()
 	life, from := s.life, len(s.log)
 	var first []watch.Event
-	if s.object != nil {
-		first = []watch.Event{{Type: watch.Added, Object: s.object.DeepCopy()}}
+	after, _ := strconv.ParseInt(version, 10, 64)
+	switch {
+	case version == "":
+		for _, o := range s.objects {
+			if selected(o) {
+				first = append(first, watch.Event{Type: watch.Added, Object: o})
+			}
+		}
+	case after > s.version || len(s.log) > 0 && after < versionOf(s.log[0])-1 || len(s.log) == 0 && after != s.version:
+		s.mu.Unlock()
+		cancel()
+		return nil, apierrors.NewResourceExpired("too old or too large resource version")
+	default:
+		for from > 0 && versionOf(s.log[from-1]) > after {
+			from--
+		}
+	}
+	told := map[string]bool{} // of the objects selected
+	for _, o := range s.objects {
+		told[o.Name] = selected(o)
+	}
+	for _, e := range s.log[from:] {
+		told[e.Object.(*coordinationv1.Lease).Name] = true
 	}
 	s.mu.Unlock()
 	go func() {
@@ -357,7 +410,16 @@ func (a fakeAPI) Watch(ctx context.Context) (watch.Interface, error) {
 			changed, same := s.changed, s.life == life
 			first = nil
 			if same {
-				first = append(first, s.log[from:]...)
+				for _, e := range s.log[from:] {
+					o := e.Object.(*coordinationv1.Lease)
+					switch {
+					case selected(o):
+						first = append(first, e)
+					case told[o.Name]:
+						first = append(first, watch.Event{Type: watch.Deleted, Object: o}) // it is not among those any more
+					}
+					told[o.Name] = selected(o)
+				}
 				from = len(s.log)
 			}
 			s.mu.Unlock()
@@ -377,6 +439,11 @@ func (a fakeAPI) Watch(ctx context.Context) (watch.Interface, error) {
 		}
 	}()
 	return w, nil
+}
+
+func versionOf(e watch.Event) int64 {
+	v, _ := strconv.ParseInt(e.Object.(*coordinationv1.Lease).ResourceVersion, 10, 64)
+	return v
 }
 
 type fakeWatch struct {

@@ -279,7 +279,7 @@ func (s *leaseSim) resign(name string) {
 func (s *leaseSim) edit(name string) {
 	what := s.rng.IntN(7)
 	s.note("edit %d %s", what, name)
-	s.store.edit(func(o *coordinationv1.Lease) *coordinationv1.Lease {
+	s.store.edit("pintle", func(o *coordinationv1.Lease) *coordinationv1.Lease {
 		switch what {
 		case 0:
 			return nil

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"net/netip"
 	"net/url"
@@ -22,21 +23,23 @@ import (
 	"k8s.io/client-go/rest"
 )
 
-// A leaseAPI is the Lease object through one API server. Its calls end with their
-// context. Get returns nil, nil when there is no object.
+// A leaseAPI is the Lease objects of a namespace through one API server. Its
+// calls end with their context. Get returns nil, nil when there is no such object.
 type leaseAPI interface {
-	Get(ctx context.Context) (*coordinationv1.Lease, error)
+	Get(ctx context.Context, name string) (*coordinationv1.Lease, error)
 	Put(ctx context.Context, o *coordinationv1.Lease) (*coordinationv1.Lease, error)
 	DryPut(ctx context.Context, o *coordinationv1.Lease) error // stores nothing
-	Watch(ctx context.Context) (watch.Interface, error)
-	Servers(ctx context.Context) ([]string, error) // base URLs of all API servers
+	Watch(ctx context.Context, name string) (watch.Interface, error)
+	List(ctx context.Context, group string) (*coordinationv1.LeaseList, error)      // those with the label
+	WatchGroup(ctx context.Context, group, version string) (watch.Interface, error) // from what a List showed on
+	Servers(ctx context.Context) ([]string, error)                                  // base URLs of all API servers
 }
 
 // restAPI is a leaseAPI by HTTPS.
 type restAPI struct {
-	lease           rest.Interface // coordination.k8s.io/v1
-	slice           rest.Interface // discovery.k8s.io/v1
-	namespace, name string
+	lease     rest.Interface // coordination.k8s.io/v1
+	slice     rest.Interface // discovery.k8s.io/v1
+	namespace string
 }
 
 var leaseScheme = func() *runtime.Scheme {
@@ -51,7 +54,7 @@ var leaseScheme = func() *runtime.Scheme {
 }()
 
 // openAPI makes a client of one API server, with connections of its own.
-func openAPI(c *rest.Config, server, namespace, name string) (leaseAPI, error) {
+func openAPI(c *rest.Config, server, namespace string) (leaseAPI, error) {
 	c = rest.CopyConfig(c)
 	c.Host, c.APIPath = server, "/apis"
 	c.QPS, c.RateLimiter = -1, nil
@@ -61,7 +64,7 @@ func openAPI(c *rest.Config, server, namespace, name string) (leaseAPI, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reach API server %s: %w", server, err)
 	}
-	a := &restAPI{namespace: namespace, name: name}
+	a := &restAPI{namespace: namespace}
 	if a.lease, err = clientOf(c, coordinationv1.SchemeGroupVersion, hc); err != nil {
 		return nil, fmt.Errorf("reach API server %s: %w", server, err)
 	}
@@ -78,9 +81,9 @@ func clientOf(c *rest.Config, gv schema.GroupVersion, hc *http.Client) (rest.Int
 }
 
 // Get reads as the quorum has it: without a resourceVersion.
-func (a *restAPI) Get(ctx context.Context) (*coordinationv1.Lease, error) {
+func (a *restAPI) Get(ctx context.Context, name string) (*coordinationv1.Lease, error) {
 	o := &coordinationv1.Lease{}
-	err := a.lease.Get().Namespace(a.namespace).Resource("leases").Name(a.name).MaxRetries(0).Do(ctx).Into(o)
+	err := a.lease.Get().Namespace(a.namespace).Resource("leases").Name(name).MaxRetries(0).Do(ctx).Into(o)
 	if apierrors.IsNotFound(err) {
 		return nil, nil
 	}
@@ -89,19 +92,35 @@ func (a *restAPI) Get(ctx context.Context) (*coordinationv1.Lease, error) {
 
 func (a *restAPI) Put(ctx context.Context, o *coordinationv1.Lease) (*coordinationv1.Lease, error) {
 	out := &coordinationv1.Lease{}
-	err := a.lease.Put().Namespace(a.namespace).Resource("leases").Name(a.name).MaxRetries(0).Body(o).Do(ctx).Into(out)
+	err := a.lease.Put().Namespace(a.namespace).Resource("leases").Name(o.Name).MaxRetries(0).Body(o).Do(ctx).Into(out)
 	return out, err
 }
 
 // DryPut asks whether Put would be allowed.
 func (a *restAPI) DryPut(ctx context.Context, o *coordinationv1.Lease) error {
-	return a.lease.Put().Namespace(a.namespace).Resource("leases").Name(a.name).MaxRetries(0).
+	return a.lease.Put().Namespace(a.namespace).Resource("leases").Name(o.Name).MaxRetries(0).
 		VersionedParams(&metav1.UpdateOptions{DryRun: []string{metav1.DryRunAll}}, metav1.ParameterCodec).Body(o).Do(ctx).Error()
 }
 
-func (a *restAPI) Watch(ctx context.Context) (watch.Interface, error) {
-	return a.lease.Get().Namespace(a.namespace).Resource("leases").MaxRetries(0).
-		VersionedParams(&metav1.ListOptions{Watch: true, FieldSelector: "metadata.name=" + a.name}, metav1.ParameterCodec).Watch(ctx)
+func (a *restAPI) Watch(ctx context.Context, name string) (watch.Interface, error) {
+	return a.watch(ctx, metav1.ListOptions{FieldSelector: "metadata.name=" + name})
+}
+
+// List reads as the quorum has it: without a resourceVersion.
+func (a *restAPI) List(ctx context.Context, group string) (*coordinationv1.LeaseList, error) {
+	o := &coordinationv1.LeaseList{}
+	err := a.lease.Get().Namespace(a.namespace).Resource("leases").MaxRetries(0).
+		VersionedParams(&metav1.ListOptions{LabelSelector: groupLabel + "=" + group}, metav1.ParameterCodec).Do(ctx).Into(o)
+	return o, err
+}
+
+func (a *restAPI) WatchGroup(ctx context.Context, group, version string) (watch.Interface, error) {
+	return a.watch(ctx, metav1.ListOptions{LabelSelector: groupLabel + "=" + group, ResourceVersion: version})
+}
+
+func (a *restAPI) watch(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
+	o.Watch = true
+	return a.lease.Get().Namespace(a.namespace).Resource("leases").MaxRetries(0).VersionedParams(&o, metav1.ParameterCodec).Watch(ctx)
 }
 
 // Servers reads what the API servers say of themselves.
@@ -262,9 +281,9 @@ func (s *apiServers) status() (current string, out []KubeServer) {
 }
 
 // said is what one try came to.
-type said struct {
+type said[R any] struct {
 	server *apiServer
-	object *coordinationv1.Lease
+	answer R
 	err    error
 }
 
@@ -272,10 +291,10 @@ type said struct {
 // once after an error, and after patience beside one that is silent. The others
 // are let go when it returns. It fails with the last error, or with that of a server
 // that answered and refused.
-func (s *apiServers) call(ctx context.Context, patience time.Duration, do func(context.Context, leaseAPI) (*coordinationv1.Lease, error)) (said, error) {
+func call[R any](ctx context.Context, s *apiServers, patience time.Duration, do func(context.Context, leaseAPI) (R, error)) (said[R], error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	results := make(chan said, maxTries)
+	results := make(chan said[R], maxTries)
 	var asked []*apiServer
 	try := func() bool {
 		x := s.next(asked)
@@ -285,16 +304,16 @@ func (s *apiServers) call(ctx context.Context, patience time.Duration, do func(c
 		asked = append(asked, x)
 		go func() {
 			o, err := do(ctx, x.api)
-			results <- said{x, o, err}
+			results <- said[R]{x, o, err}
 		}()
 		return true
 	}
 	if !try() {
-		return said{}, errors.New("no API server is known")
+		return said[R]{}, errors.New("no API server is known")
 	}
 	timer := time.NewTimer(patience)
 	defer timer.Stop()
-	var worst *said // that says most about why
+	var worst *said[R] // that says most about why
 	for pending := 1; ; {
 		select {
 		case o := <-results:
@@ -322,6 +341,25 @@ func (s *apiServers) call(ctx context.Context, patience time.Duration, do func(c
 			patience *= 2
 			timer.Reset(patience)
 		}
+	}
+}
+
+// discover reads the list of API servers now and then, until ctx ends.
+func (s *apiServers) discover(ctx context.Context, log *slog.Logger) {
+	for ctx.Err() == nil {
+		wait := discoverTime
+		x := s.next(nil)
+		limit, cancel := context.WithTimeout(ctx, 5*time.Second)
+		urls, err := x.api.Servers(limit)
+		cancel()
+		if err == nil {
+			err = s.add(urls)
+		}
+		if err != nil {
+			wait = probeTime
+			log.Debug("cannot read the list of API servers", "server", x.url, "err", err)
+		}
+		sleep(ctx, wait)
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	coordinationv1 "k8s.io/api/coordination/v1"
@@ -15,6 +16,12 @@ import (
 // recordKey is the annotation of a Lease object that the nodes go by. The spec
 // repeats what ordinary tools show.
 const recordKey = "pintle.dev/lease"
+
+// groupLabel marks the Leases that a Roll follows.
+const groupLabel = "pintle.dev/group"
+
+// group is the label's value for Leases whose names begin with a prefix.
+func group(prefix string) string { return strings.Trim(prefix, "-._") }
 
 // managedBy marks the objects that Pintle made.
 const managedBy = "app.kubernetes.io/managed-by"
@@ -37,6 +44,9 @@ type record struct {
 	Millis   int64    `json:"durationMillis"`
 	Version  string   `json:"version,omitempty"`
 	MACs     []string `json:"macs,omitempty"`
+	Note     string   `json:"note,omitempty"`     // what else the holder tells the others
+	Heir     string   `json:"heir,omitempty"`     // the lock that the process held: see KubeConfig
+	Fenced   string   `json:"fenced,omitempty"`   // nobody holds: this other node ended the last tenure
 	Forming  bool     `json:"forming,omitempty"`  // nobody holds: the process made the object, and waits or probes
 	High     uint64   `json:"high,omitempty"`     // the highest epoch that it knows of
 	Released string   `json:"released,omitempty"` // HOLDER/EPOCH once the holder has given the seat up
@@ -72,11 +82,20 @@ func (r *record) t() time.Duration {
 
 func (r *record) release() string { return r.Holder + "/" + strconv.FormatUint(r.Epoch, 10) }
 
+// held reports whether a process holds, as the record says.
+func (r *record) held() bool { return r.Holder != "" && r.Epoch > 0 && !r.Forming && !r.released() }
+
 // released reports whether the holder itself has given the seat up.
 func (r *record) released() bool { return r.Released != "" && r.Released == r.release() }
 
 func (r *record) answered(process, offer string) bool {
 	return slices.ContainsFunc(r.Answers, func(a answer) bool { return a.Process == process && a.Offer == offer })
+}
+
+// A leaseKey is where a Lease object is.
+type leaseKey struct {
+	namespace, name string
+	group           string // "" for one that no Roll follows
 }
 
 // A sighting is the state of the Lease object as it came from an API server.
@@ -131,14 +150,14 @@ func (s *sighting) before(o *sighting) bool {
 //
 // The spec follows the record of a holder; who only answers or asks leaves it
 // as it is.
-func (s *sighting) write(namespace, name string, r record, holder bool, now time.Time) *coordinationv1.Lease {
+func (s *sighting) write(k leaseKey, r record, holder bool, now time.Time) *coordinationv1.Lease {
 	o := &coordinationv1.Lease{}
 	if s.object != nil {
 		o = s.object.DeepCopy()
 		o.ManagedFields = nil
 	}
 	o.TypeMeta = metav1.TypeMeta{APIVersion: "coordination.k8s.io/v1", Kind: "Lease"}
-	o.Namespace, o.Name = namespace, name
+	o.Namespace, o.Name = k.namespace, k.name
 	if o.Annotations == nil {
 		o.Annotations = map[string]string{}
 	}
@@ -150,6 +169,9 @@ func (s *sighting) write(namespace, name string, r record, holder bool, now time
 		panic("marshal a record: " + err.Error()) // strings and numbers only
 	}
 	o.Annotations[recordKey], o.Labels[managedBy] = string(text), "pintle"
+	if k.group != "" {
+		o.Labels[groupLabel] = k.group
+	}
 	if holder {
 		s.spec(&o.Spec, r, now)
 	}

@@ -22,6 +22,7 @@ const (
 	doRelease     // write, as the holder: the seat is given up, to the one who is named
 	doAnswer      // write, as a candidate: this node would
 	doAsk         // write, as anyone: hand over
+	doFence       // write, as another node: nobody holds, in a new epoch
 )
 
 func (a act) writes() bool { return a >= doReserve }
@@ -42,26 +43,33 @@ const (
 // learns from what was seen. The rule:
 //
 //   - A holder may act until the send time of its last write that was committed
+//
 //   - 0.9 T. That a write was committed shows in the API server's answer or in
 //     any later sight of the object.
+//
 //   - Another node takes the seat only by an update of exactly the state that
 //     it has seen unchanged for T by its own clock, the longest T of its own,
 //     the record's and that of the record before, and that a read of the
 //     quorum has just shown again. Whatever changes the object, a deletion, a
 //     person's edit, a backup that was restored, counts as a renewal, and so
 //     does a time of 2 T in which this node could not read it.
+//
 //   - It takes the seat at once only if the holder's release repeats the nonce
 //     with which this very process answered the holder's offer, once, and within
 //     0.9 T of that answer.
+//
+//   - Or if the record is that of a process that is dead for sure, because
+//     this one holds the lock under which it ran (see KubeConfig.Heir).
 //
 // So a lease ends before the next begins, for clocks that run up to 5 % apart.
 // Not covered: a restore that brings back the very state that a node sees, within
 // 2 T of its having been superseded; nodes configured with different T while
 // someone also rewrites the record by hand.
 type bid struct {
+	view
 	node, process string
+	heir          string // "" without the rule of heirs
 	clock         Clock
-	t             time.Duration // this node's T
 	rank          int
 	candidate     bool
 	needProbe     bool // before there is a first holder
@@ -69,15 +77,13 @@ type bid struct {
 	wanted  bool
 	healthy bool
 	prefer  string
+	note    string
+	above   uint64 // epochs up to this one are used up
+	floor   uint64 // the least number for the next epoch
 
-	cur       *sighting // nil before the first
-	looked    Instant   // when the read was sent that last showed cur
-	heard     Instant   // when cur was first seen, or last read
-	doubt     bool      // cur may be old: look before anything else
-	clear     bool      // the addresses were probed and are free
-	high      uint64    // the highest epoch seen
-	rival     uint64    // the highest epoch of another process
-	seq       uint64    // of the last write of this process
+	clear     bool   // the addresses were probed and are free
+	rival     uint64 // the highest epoch of another process
+	seq       uint64 // of the last write of this process
 	writes    map[uint64]written
 	lastWrite Instant
 
@@ -100,6 +106,7 @@ type bid struct {
 type written struct {
 	epoch uint64
 	at    Instant
+	again bool // a renewal after the lease had run out
 }
 
 // A promise is this node's answer to an offer.
@@ -117,28 +124,61 @@ func nonce() string {
 	return hex.EncodeToString(b)
 }
 
-// see takes a state of the object. read is when the read was sent that showed it,
-// 0 if it came by a watch, which may be late.
+// A view is what a node has seen of a Lease object, and since when: what the rule
+// about waiting goes by.
+type view struct {
+	t      time.Duration // this node's T
+	cur    *sighting     // nil before the first
+	looked Instant       // when the read was sent that last showed cur
+	heard  Instant       // when cur was first seen, or last read
+	doubt  bool          // cur may be old: look before anything else
+	high   uint64        // the highest epoch seen
+}
+
+// see takes a state of the object and reports whether it is another one than
+// before. read is when the read was sent that showed it, 0 if it came by a watch,
+// which may be late.
+func (v *view) see(now Instant, s sighting, read Instant) bool {
+	if v.cur != nil && v.cur.print == s.print {
+		if now >= v.heard.Add(2*v.cur.wait) {
+			v.cur.at = now // too long ago: it may have changed, and come back with a backup
+		}
+		v.heard = max(v.heard, read)
+		v.looked = max(v.looked, read)
+		v.doubt = v.doubt && read == 0
+		return false
+	}
+	if v.cur != nil && read == 0 && s.before(v.cur) {
+		return false
+	}
+	s.at, s.wait = now, max(v.t, s.record.t())
+	if v.cur != nil {
+		s.wait = max(s.wait, v.cur.record.t())
+	}
+	v.cur, v.heard, v.looked, v.doubt = &s, now, read, false
+	v.high = max(v.high, s.record.Epoch, s.record.High)
+	return true
+}
+
+// sure reports whether a read of the quorum has just shown that the state did
+// not change before due.
+func (v *view) sure(now, due Instant) bool {
+	return v.looked >= due && now < v.looked.Add(confirmTime)
+}
+
+// missed notes that a write met another state of the object than it was made for.
+func (v *view) missed(base string) {
+	if v.cur != nil && v.cur.print == base {
+		v.doubt = true
+	}
+}
+
+// see takes a state of the object: see view.
 func (b *bid) see(now Instant, s sighting, read Instant) {
 	b.count(now, &s.record)
-	if b.cur != nil && b.cur.print == s.print {
-		if now >= b.heard.Add(2*b.cur.wait) {
-			b.cur.at = now // too long ago: it may have changed, and come back with a backup
-		}
-		b.heard = max(b.heard, read)
-		b.looked = max(b.looked, read)
-		b.doubt = b.doubt && read == 0
+	if !b.view.see(now, s, read) {
 		return
 	}
-	if b.cur != nil && read == 0 && s.before(b.cur) {
-		return
-	}
-	s.at, s.wait = now, max(b.t, s.record.t())
-	if b.cur != nil {
-		s.wait = max(s.wait, b.cur.record.t())
-	}
-	b.cur, b.heard, b.looked, b.doubt = &s, now, read, false
-	b.high = max(b.high, s.record.Epoch, s.record.High)
 	if p := b.promised; p != nil && s.record.Epoch > p.epoch {
 		b.promised = nil // it was for the hand-over that is past
 	}
@@ -183,8 +223,13 @@ func (b *bid) count(now Instant, r *record) {
 		}
 	case w.epoch == b.epoch:
 		b.sent = max(b.sent, w.at)
-		if b.lease != nil && !b.lease.Extend(until) {
-			b.lease = nil
+		switch {
+		case b.lease != nil:
+			if !b.lease.Extend(until) {
+				b.lease = nil
+			}
+		case w.again && b.wanted && !b.gone && b.epoch > b.above && now < until:
+			b.lease = NewLease(b.clock, until)
 		}
 	}
 }
@@ -196,6 +241,16 @@ func (b *bid) want(wanted bool) {
 		if b.lease != nil {
 			b.left = b.clock()
 		}
+		b.lease.Revoke()
+		b.lease = nil
+	}
+}
+
+// raise says that epochs up to this one are used up. A lease in one of them is
+// over when it returns, and the node takes its seat again in a higher one.
+func (b *bid) raise(epoch uint64) {
+	b.above, b.high = max(b.above, epoch), max(b.high, epoch)
+	if b.epoch <= b.above {
 		b.lease.Revoke()
 		b.lease = nil
 	}
@@ -228,10 +283,26 @@ func (b *bid) due() Instant {
 	if !b.healthy {
 		at = at.Add(b.cur.wait) // healthy nodes go first
 	}
-	if r := &b.cur.record; r.Forming && r.Process != b.process {
+	if r := &b.cur.record; r.Forming && r.Process != b.process && r.Fenced == "" && !b.kin(r) {
 		at = at.Add(formTime)
 	}
 	return at
+}
+
+// kin reports whether a process under this one's lock wrote the record: it is
+// this one, or it is dead.
+func (b *bid) kin(r *record) bool { return b.heir != "" && r.Heir == b.heir }
+
+// inherits reports whether the record is a tenure of a dead process that ran
+// under this one's lock, before this one had any, or this one's own tenure that
+// ran out. A process that has had one and meets another of its lock is not alone,
+// as it should be: it waits like anyone.
+func (b *bid) inherits() bool {
+	r := &b.cur.record
+	if !b.kin(r) || r.Holder != b.node || r.Epoch == 0 || r.Forming || b.cur.object == nil {
+		return false
+	}
+	return r.Process != b.process && b.epoch == 0 || b.mine() && !b.gone
 }
 
 // next says what to do now, or when to ask again.
@@ -264,6 +335,11 @@ func (b *bid) keep(now Instant) (act, Instant) {
 	case !b.mine():
 		if at := b.lastWrite.Add(b.t / 20); now < at {
 			return doNothing, min(at, due) // against whom writes all the time
+		}
+		return doRenew, 0
+	case b.cur.record.Note != b.note:
+		if at := b.lastWrite.Add(b.t / 20); now < at {
+			return doNothing, min(at, due)
 		}
 		return doRenew, 0
 	case wondering && b.answeredAt == 0 && (b.asked || b.offers < 2):
@@ -348,6 +424,15 @@ func (b *bid) stand(now Instant) (act, Instant) {
 	if b.chosen(now) || b.fresh(now) && b.mine() {
 		return doTake, 0
 	}
+	if b.inherits() {
+		switch {
+		case b.looked == 0 || now >= b.looked.Add(confirmTime):
+			return doLook, 0
+		case b.mine() && b.epoch > b.above:
+			return doRenew, 0
+		}
+		return doTake, 0
+	}
 	due := b.due()
 	if now < due {
 		if b.probes() {
@@ -356,7 +441,7 @@ func (b *bid) stand(now Instant) (act, Instant) {
 		return b.follow(now)
 	}
 	switch {
-	case b.looked < due || now >= b.looked.Add(confirmTime):
+	case !b.sure(now, due):
 		return doLook, 0
 	case b.cur.object == nil, b.unprobed() && !b.reserved():
 		return doReserve, 0

@@ -31,7 +31,7 @@ func (k *Kube) Run(ctx context.Context, report func(seat string, t Term)) error 
 	g.Go(func() error { return k.watch(ctx) })
 	g.Go(func() error { return k.retry(ctx) })
 	if k.cfg.Discover {
-		g.Go(func() error { return k.discover(ctx) })
+		g.Go(func() error { k.servers.discover(ctx, k.log); return nil })
 	}
 	return g.Wait()
 }
@@ -46,8 +46,8 @@ func (k *Kube) stop() {
 
 // patience is how long a silent API server is waited for before another one is
 // asked too.
-func (k *Kube) patience() time.Duration {
-	return min(max(k.cfg.Duration/20, 100*time.Millisecond), 250*time.Millisecond)
+func patience(t time.Duration) time.Duration {
+	return min(max(t/20, 100*time.Millisecond), 250*time.Millisecond)
 }
 
 // A lane carries one call at a time.
@@ -137,19 +137,24 @@ func (k *Kube) prepare(ctx context.Context, a act, now Instant, l *lane) func() 
 		macs = k.cfg.MACs()
 	}
 	base := *k.bid.cur
+	if k.cfg.Prefix != "" {
+		k.bid.floor = epochFloor(time.Now())
+	}
 	r := k.bid.draft(a, now, macs, k.cfg.Version)
 	k.counts.writes++
-	o := base.write(k.cfg.Namespace, k.cfg.Name, r, a != doAnswer && a != doAsk, time.Now())
+	o := base.write(leaseKey{k.cfg.Namespace, k.cfg.Name, group(k.cfg.Prefix)}, r, a != doAnswer && a != doAsk, time.Now())
 	return func() func(Instant) { return k.put(ctx, base.print, o, l) }
 }
 
 func (k *Kube) look(ctx context.Context, sent Instant, l *lane) func(Instant) {
 	ctx, cancel := context.WithTimeout(ctx, k.cfg.Duration)
 	defer cancel()
-	said, err := k.servers.call(ctx, k.patience(), func(ctx context.Context, api leaseAPI) (*coordinationv1.Lease, error) { return api.Get(ctx) })
+	said, err := call(ctx, k.servers, patience(k.cfg.Duration), func(ctx context.Context, api leaseAPI) (*coordinationv1.Lease, error) {
+		return api.Get(ctx, k.cfg.Name)
+	})
 	if err == nil {
 		k.mu.Lock()
-		s, c := sight(said.object), k.bid.cur
+		s, c := sight(said.answer), k.bid.cur
 		late := c != nil && c.print != s.print && sent.Sub(c.at) > time.Second
 		k.mu.Unlock()
 		k.saw(s, sent)
@@ -164,15 +169,13 @@ func (k *Kube) look(ctx context.Context, sent Instant, l *lane) func(Instant) {
 func (k *Kube) put(ctx context.Context, base string, o *coordinationv1.Lease, l *lane) func(Instant) {
 	ctx, cancel := context.WithTimeout(ctx, k.cfg.Duration)
 	defer cancel()
-	said, err := k.servers.call(ctx, k.patience(), func(ctx context.Context, api leaseAPI) (*coordinationv1.Lease, error) { return api.Put(ctx, o) })
+	said, err := call(ctx, k.servers, patience(k.cfg.Duration), func(ctx context.Context, api leaseAPI) (*coordinationv1.Lease, error) { return api.Put(ctx, o) })
 	if err == nil {
-		k.saw(sight(said.object), 0)
+		k.saw(sight(said.answer), 0)
 	}
 	return func(now Instant) {
-		// Without a resourceVersion the object was to be made, and there is one (LeaseStrategy: no unconditional update).
-		met := apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err) || apierrors.IsInvalid(err) && o.ResourceVersion == ""
 		l.ended(now, err != nil, k.cfg.Duration)
-		if met {
+		if met(o, err) {
 			k.mu.Lock()
 			k.bid.missed(base)
 			k.mu.Unlock()
@@ -181,6 +184,13 @@ func (k *Kube) put(ctx context.Context, base string, o *coordinationv1.Lease, l 
 		}
 		k.suspect(false)
 	}
+}
+
+// met reports whether a write met another state of the object than it was made
+// for. Without a resourceVersion the object was to be made, and there is one
+// (LeaseStrategy: no unconditional update).
+func met(o *coordinationv1.Lease, err error) bool {
+	return apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err) || apierrors.IsInvalid(err) && o.ResourceVersion == ""
 }
 
 func (k *Kube) probe(ctx context.Context, l *lane) func(Instant) {
@@ -219,8 +229,8 @@ func (k *Kube) retry(ctx context.Context) error {
 		if !ask {
 			continue
 		}
-		call, cancel := context.WithTimeout(ctx, k.cfg.Duration)
-		_, err := k.servers.call(call, k.patience(), func(ctx context.Context, api leaseAPI) (*coordinationv1.Lease, error) { return nil, api.DryPut(ctx, o) })
+		limit, cancel := context.WithTimeout(ctx, k.cfg.Duration)
+		_, err := call(limit, k.servers, patience(k.cfg.Duration), func(ctx context.Context, api leaseAPI) (struct{}, error) { return struct{}{}, api.DryPut(ctx, o) })
 		cancel()
 		if err == nil || apierrors.IsConflict(err) {
 			k.failed(&k.writeFault, "update", nil)
@@ -267,7 +277,7 @@ func (k *Kube) follow(ctx context.Context, x *apiServer) error {
 		}
 	})
 	defer limit.Stop()
-	w, err := x.api.Watch(ctx)
+	w, err := x.api.Watch(ctx, k.cfg.Name)
 	close(opened)
 	if err != nil {
 		return fmt.Errorf("watch: %w", err)
@@ -308,26 +318,6 @@ func (k *Kube) event(e watch.Event) error {
 		k.saw(sight(nil), 0)
 	case e.Type == watch.Added, e.Type == watch.Modified:
 		k.saw(sight(o), 0)
-	}
-	return nil
-}
-
-// discover reads the list of API servers now and then, until ctx ends.
-func (k *Kube) discover(ctx context.Context) error {
-	for ctx.Err() == nil {
-		wait := discoverTime
-		x := k.servers.next(nil)
-		call, cancel := context.WithTimeout(ctx, 5*time.Second)
-		urls, err := x.api.Servers(call)
-		cancel()
-		if err == nil {
-			err = k.servers.add(urls)
-		}
-		if err != nil {
-			wait = probeTime
-			k.log.Debug("cannot read the list of API servers", "server", x.url, "err", err)
-		}
-		sleep(ctx, wait)
 	}
 	return nil
 }

@@ -19,7 +19,7 @@ func (b *bid) draft(a act, now Instant, macs []string, version string) record {
 	}
 	epoch := b.epoch
 	if a == doTake {
-		epoch = max(b.high, b.epoch) + 1
+		epoch = max(b.high+1, b.epoch+1, b.floor)
 	}
 	for seq, w := range b.writes {
 		if now >= w.at.Add(b.t) {
@@ -27,13 +27,14 @@ func (b *bid) draft(a act, now Instant, macs []string, version string) record {
 		}
 	}
 	b.seq++
-	b.writes[b.seq] = written{epoch, now}
+	b.writes[b.seq] = written{epoch: epoch, at: now, again: a == doRenew && b.lease == nil}
 	b.lastWrite = now
 	was := r
 	if a == doReserve {
-		return record{Process: b.process, Seq: b.seq, Millis: b.t.Milliseconds(), Version: version, Forming: true, High: b.high}
+		return record{Process: b.process, Seq: b.seq, Millis: b.t.Milliseconds(), Version: version, Heir: b.heir, Forming: true, High: b.high}
 	}
-	r = record{Holder: b.node, Process: b.process, Epoch: epoch, Seq: b.seq, Millis: b.t.Milliseconds(), Version: version, MACs: macs}
+	r = record{Holder: b.node, Process: b.process, Epoch: epoch, Seq: b.seq, Millis: b.t.Milliseconds(), Version: version, MACs: macs,
+		Heir: b.heir, Note: b.note}
 	switch {
 	case a == doOffer:
 		r.Offer = nonce()
@@ -59,13 +60,6 @@ func (b *bid) promise(now Instant, r *record, macs []string) {
 			answer: answer{Node: b.node, Process: b.process, Offer: r.Offer, Nonce: nonce(), Rank: b.rank, MACs: macs}}
 	}
 	r.Answers = append(slices.Clone(r.Answers), b.promised.answer)
-}
-
-// missed notes that a write met another state of the object than it was made for.
-func (b *bid) missed(base string) {
-	if b.cur != nil && b.cur.print == base {
-		b.doubt = true
-	}
 }
 
 // standing reports whether the time to stand has come, and nothing is to be
