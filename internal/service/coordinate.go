@@ -1,0 +1,561 @@
+package service
+
+import (
+	"cmp"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"k8s.io/apimachinery/pkg/api/equality"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/pintle-lb/pintle/internal/ipam"
+	"github.com/pintle-lb/pintle/internal/service/pintlev1"
+)
+
+// heldFinalizer keeps an Address object until nobody holds the address.
+const heldFinalizer = "pintle.dev/held"
+
+// poolLabel is the label of an Address object with the name of its pool.
+const poolLabel = "pintle.dev/pool"
+
+// A coordinator is the one node's mind that gives addresses to Services and nodes to addresses. It decides only: what it returns
+// is to be written. It is told of changes, and looks at nothing else.
+type coordinator struct {
+	*Facts
+	book     *ipam.Book
+	users    map[ipam.Key]map[netip.Addr]struct{} // addresses noted for a Service of this name, whichever it is
+	load     map[string]int                       // addresses wanted on each node, with what is being written
+	services map[ipam.Key]struct{}                // to be looked at
+	records  map[netip.Addr]struct{}
+	refused  map[ipam.Key]string // why a Service has not all that it asks for
+	again    map[any]retry       // objects whose last write failed, by key or address
+	busy     map[ipam.Key]bool   // Services whose status is being written
+	balanced time.Time
+}
+
+// A retry is when something may be written again.
+type retry struct {
+	at    time.Time
+	fails int
+}
+
+func newCoordinator(f *Facts) *coordinator {
+	return &coordinator{Facts: f, book: ipam.NewBook(), users: map[ipam.Key]map[netip.Addr]struct{}{}, load: map[string]int{}, services: map[ipam.Key]struct{}{}, records: map[netip.Addr]struct{}{},
+		refused: map[ipam.Key]string{}, again: map[any]retry{}}
+}
+
+// everything has all Services and addresses looked at.
+func (c *coordinator) everything() {
+	for k := range c.Services {
+		c.services[k] = struct{}{}
+	}
+	c.everyRecord()
+}
+
+func (c *coordinator) everyRecord() {
+	for a := range c.Records {
+		c.records[a] = struct{}{}
+	}
+}
+
+// wanting has those Services looked at that have not all they ask for: something may have become free.
+func (c *coordinator) wanting() {
+	for k := range c.refused {
+		c.services[k] = struct{}{}
+	}
+}
+
+// serviceChanged is told of a Service, also of one that is gone.
+func (c *coordinator) serviceChanged(k ipam.Key) {
+	c.services[k] = struct{}{}
+	for _, r := range c.recordsOf(k) {
+		c.records[r.Addr] = struct{}{}
+	}
+}
+
+// recordsOf are the addresses of a Service, also of an earlier one of its name.
+func (c *coordinator) recordsOf(k ipam.Key) (out []*Record) {
+	for a := range c.users[k] {
+		if r := c.Records[a]; r != nil {
+			out = append(out, r)
+		}
+	}
+	return out
+}
+
+// recordChanged is told of an address, also of one that is gone.
+func (c *coordinator) recordChanged(a netip.Addr) {
+	before, had := c.book.Get(a)
+	for _, u := range before.Users {
+		c.services[u.Service] = struct{}{}
+		delete(c.users[u.Service], a)
+		if len(c.users[u.Service]) == 0 {
+			delete(c.users, u.Service)
+		}
+	}
+	r := c.Records[a]
+	c.records[a] = struct{}{}
+	if r == nil {
+		c.book.Remove(a)
+		c.book.Unblock(a)
+		c.wanting()
+		return
+	}
+	c.enter(r)
+	after, _ := c.book.Get(a)
+	for _, u := range after.Users {
+		c.services[u.Service] = struct{}{}
+		if c.users[u.Service] == nil {
+			c.users[u.Service] = map[netip.Addr]struct{}{}
+		}
+		c.users[u.Service][a] = struct{}{}
+	}
+	if had && len(after.Users) < len(before.Users) {
+		c.wanting()
+	}
+}
+
+// enter puts a record into the book.
+func (c *coordinator) enter(r *Record) {
+	o := r.Object
+	h := ipam.Holding{Addr: r.Addr, Pool: o.Spec.Pool}
+	for _, ref := range o.Spec.Services {
+		k := ipam.Key{Namespace: ref.Namespace, Name: ref.Name}
+		u := ipam.User{Service: k, UID: string(ref.UID)}
+		if s := c.Services[k]; s != nil && s.UID == u.UID {
+			u = s.user()
+		}
+		h.Users = append(h.Users, u)
+	}
+	c.book.Set(h)
+	switch {
+	case o.DeletionTimestamp != nil:
+		c.book.Block(r.Addr, "is being deleted")
+	case len(o.Spec.Services) == 0:
+		c.book.Block(r.Addr, "is being given back")
+	default:
+		c.book.Unblock(r.Addr)
+	}
+}
+
+// poolsChanged is told of the pools, all of them.
+func (c *coordinator) poolsChanged() {
+	var good []ipam.Pool
+	for _, p := range c.Pools {
+		if len(p.Errors) == 0 {
+			good = append(good, p.Pool)
+		}
+	}
+	slices.SortFunc(good, func(a, b ipam.Pool) int { return strings.Compare(a.Name, b.Name) })
+	c.book.SetPools(good)
+	c.everything()
+}
+
+// recount counts the addresses of each node anew.
+func (c *coordinator) recount() {
+	clear(c.load)
+	for _, r := range c.Records {
+		o := r.Object
+		if r.Next != nil {
+			o = r.Next
+		}
+		if o.Spec.Wanted != "" {
+			c.load[o.Spec.Wanted]++
+		}
+	}
+}
+
+// decide returns what is to be written now, at most so many writes. What is left over is decided the next time.
+func (c *coordinator) decide(most int) (out []Write) {
+	c.recount()
+	for _, a := range sortedKeys(c.records, netip.Addr.Compare) {
+		if len(out) >= most {
+			return out
+		}
+		if c.waits(a) {
+			continue
+		}
+		if r := c.Records[a]; r != nil && r.Writing {
+			continue // it is told of when it is written
+		}
+		delete(c.records, a)
+		if w, ok := c.tend(a); ok {
+			out = append(out, w)
+		}
+	}
+	for _, k := range sortedKeys(c.services, compareKey) {
+		if len(out) >= most {
+			return out
+		}
+		if c.waits(k) || c.busy[k] {
+			continue
+		}
+		done, writes := c.serve(k)
+		if done {
+			delete(c.services, k)
+		}
+		out = append(out, writes...)
+	}
+	return append(out, c.even(most-len(out))...)
+}
+
+func sortedKeys[K comparable](m map[K]struct{}, compare func(a, b K) int) []K {
+	return slices.SortedFunc(maps.Keys(m), compare)
+}
+
+func compareKey(a, b ipam.Key) int {
+	return cmp.Or(strings.Compare(a.Namespace, b.Namespace), strings.Compare(a.Name, b.Name))
+}
+
+// waits reports whether an object is not to be written again yet.
+func (c *coordinator) waits(key any) bool { return c.Wall.Before(c.again[key].at) }
+
+// wrote is told what became of a write about an object.
+func (c *coordinator) wrote(key any, err error) {
+	if err == nil {
+		delete(c.again, key)
+		return
+	}
+	fails := c.again[key].fails
+	c.again[key] = retry{at: c.Wall.Add(backoff(fails)), fails: fails + 1}
+}
+
+// next is when something that failed may be written again; the zero time if nothing did.
+func (c *coordinator) next() (at time.Time) {
+	for key, r := range c.again {
+		switch k := key.(type) {
+		case ipam.Key:
+			if _, due := c.services[k]; !due {
+				continue
+			}
+		case netip.Addr:
+			if _, due := c.records[k]; !due {
+				continue
+			}
+		}
+		if at.IsZero() || r.at.Before(at) {
+			at = r.at
+		}
+	}
+	return at
+}
+
+// tend brings an address in order: its users, what its pool says, and where it is wanted.
+func (c *coordinator) tend(a netip.Addr) (Write, bool) {
+	r := c.Records[a]
+	if r == nil {
+		return Write{}, false
+	}
+	next := r.Object.DeepCopy()
+	next.Spec.Services = slices.DeleteFunc(next.Spec.Services, func(ref pintlev1.ServiceRef) bool { return !c.uses(r, ref) })
+	if next.DeletionTimestamp != nil {
+		next.Spec.Services = nil
+	}
+	next.Status.Services = namesOf(next.Spec.Services)
+	if len(next.Spec.Services) == 0 {
+		return c.giveBack(r, next)
+	}
+	c.dress(next)
+	c.settle(r, next)
+	return c.update(r, next)
+}
+
+// uses reports whether a Service has, and may have, an address that is noted for it.
+func (c *coordinator) uses(r *Record, ref pintlev1.ServiceRef) bool {
+	k := ipam.Key{Namespace: ref.Namespace, Name: ref.Name}
+	s := c.Services[k]
+	if s == nil || s.UID != string(ref.UID) || !c.ours(s) {
+		return false
+	}
+	return !slices.Contains(c.dropped(s), r.Addr)
+}
+
+// dropped are the addresses that a Service is to lose.
+func (c *coordinator) dropped(s *Service) []netip.Addr {
+	req, err := c.request(s)
+	if err != nil {
+		return nil
+	}
+	return c.book.Resolve(req).Drop
+}
+
+// giveBack is what is next for an address that nobody uses: that nobody holds it either, and then its end.
+func (c *coordinator) giveBack(r *Record, next *pintlev1.Address) (Write, bool) {
+	next.Spec.Wanted = ""
+	h, e := r.holder()
+	if h != "" && !c.void(h, e) {
+		return c.update(r, next) // the holder lets go, and that is told
+	}
+	next.Status.Holder, next.Status.Epoch, next.Status.Reason = "", 0, "it is given back"
+	if !slices.Contains(next.Finalizers, heldFinalizer) {
+		return Write{Verb: Delete, Object: r.Object, Record: r, Key: r.Addr}, true
+	}
+	next.Finalizers = slices.DeleteFunc(next.Finalizers, func(f string) bool { return f == heldFinalizer })
+	return c.update(r, next)
+}
+
+// dress gives an object what follows from its pool and its Services, and its finalizer.
+func (c *coordinator) dress(o *pintlev1.Address) {
+	if !slices.Contains(o.Finalizers, heldFinalizer) {
+		o.Finalizers = append(o.Finalizers, heldFinalizer)
+	}
+	if o.Labels == nil {
+		o.Labels = map[string]string{}
+	}
+	o.Labels[poolLabel], o.Labels["app.kubernetes.io/managed-by"] = o.Spec.Pool, "pintle"
+	p := c.Pools[o.Spec.Pool]
+	if p == nil || len(p.Errors) > 0 {
+		return // as it was when it was given
+	}
+	s := p.Object.Spec
+	o.Spec.Announce, o.Spec.Links, o.Spec.Bind, o.Spec.OnAPILoss = s.Announce, s.Links, s.Bind, s.OnAPILoss
+	o.Spec.BGP = s.BGP
+	for _, ref := range o.Spec.Services {
+		svc := c.Services[ipam.Key{Namespace: ref.Namespace, Name: ref.Name}]
+		if svc == nil {
+			continue
+		}
+		if b, err := routeWanted(s.BGP, svc); err == nil {
+			o.Spec.BGP = b
+			break // the first of those that share it
+		}
+	}
+}
+
+// settle says where an address is wanted and, when its holder's epoch is over, who holds it now. A holder that lives is left to
+// hand over by itself.
+func (c *coordinator) settle(r *Record, next *pintlev1.Address) {
+	if !(&Record{Object: next}).wire() {
+		next.Spec.Wanted = ""
+		if h, e := r.holder(); h == "" || c.void(h, e) {
+			next.Status.Holder, next.Status.Epoch, next.Status.Reason = "", 0, "every node that suits advertises it"
+		}
+		return
+	}
+	h, e := r.holder()
+	void := h != "" && c.void(h, e)
+	if h != "" && !void && !c.Roll[h].Alive {
+		return // it is fenced first: one write then, not two
+	}
+	probe := &Record{Addr: r.Addr, Object: next}
+	to := c.choose(probe, c.load)
+	if was := r.Object.Spec.Wanted; to.Node != was {
+		c.load[was]--
+		c.load[to.Node]++
+	}
+	next.Spec.Wanted = to.Node
+	if h == "" || void {
+		c.appoint(next, to)
+	} else if to.Node != h {
+		next.Status.Reason = to.Reason
+	}
+}
+
+// appoint makes a node the holder of an address that nobody holds.
+func (c *coordinator) appoint(next *pintlev1.Address, to Choice) {
+	st := &next.Status
+	st.Reason = to.Reason
+	if to.Node == "" {
+		st.Holder, st.Epoch, st.Since = "", 0, nil
+		return
+	}
+	hold(st, to.Node, c.Roll[to.Node].Epoch, c.Wall)
+}
+
+// hold names the next holder.
+func hold(st *pintlev1.AddressStatus, node string, epoch uint64, now time.Time) {
+	since := metav1.NewMicroTime(now)
+	st.Holder, st.Epoch, st.Since = node, int64(epoch), &since
+	st.Turn++
+}
+
+// update writes an object, if it is to be another one.
+func (c *coordinator) update(r *Record, next *pintlev1.Address) (Write, bool) {
+	if sameAddress(r.Object, next) {
+		return Write{}, false
+	}
+	return Write{Verb: Update, Object: next, Record: r, Key: r.Addr}, true
+}
+
+// serve brings a Service in order. It is not done as long as it waits for a write that is under way.
+func (c *coordinator) serve(k ipam.Key) (done bool, out []Write) {
+	s := c.Services[k]
+	if s == nil {
+		delete(c.refused, k)
+		delete(c.again, k)
+		return true, nil
+	}
+	if !c.ours(s) {
+		delete(c.refused, k)
+		return true, c.forsake(s)
+	}
+	for _, h := range c.book.Of(k, s.UID) { // its ports may be others than when it was noted
+		if r := c.Records[h.Addr]; r != nil {
+			c.enter(r)
+		}
+	}
+	req, err := c.request(s)
+	if err != nil {
+		c.refused[k] = err.Error()
+		return true, c.tell(s, c.addressesOf(s), "BadRequest", err.Error())
+	}
+	d := c.book.Resolve(req)
+	for _, a := range d.Drop {
+		c.records[a] = struct{}{}
+	}
+	if !d.OK() {
+		c.refused[k] = ipam.Explain(d.Refused)
+	} else {
+		delete(c.refused, k)
+	}
+	done = true
+	for _, g := range d.Take {
+		w, ok := c.take(s, g)
+		done = done && ok
+		if ok {
+			out = append(out, w)
+		}
+	}
+	if len(d.Take) > 0 && len(out) > 0 {
+		return done, out // its status when they are there
+	}
+	return done, append(out, c.report(s, d)...)
+}
+
+// report tells a Service what it has, and what it cannot have.
+func (c *coordinator) report(s *Service, d ipam.Decision) []Write {
+	have := c.addressesOf(s)
+	have = slices.DeleteFunc(have, func(a netip.Addr) bool { return slices.Contains(d.Drop, a) })
+	_, badRoute := routeWanted(nil, s)
+	switch {
+	case !d.OK() && len(have) > 0:
+		return c.tell(s, have, "Partly", c.refused[s.Key])
+	case !d.OK():
+		return c.tell(s, have, "NoAddress", c.refused[s.Key])
+	case len(have) == 0 && len(d.Keep) > 0:
+		return nil // they are being written
+	case badRoute != nil:
+		return c.tell(s, have, "BadRequest", badRoute.Error())
+	}
+	words := "it has " + strings.Join(texts(have), ", ")
+	if len(d.Notes) > 0 {
+		words += "; " + strings.Join(d.Notes, "; ")
+	}
+	return c.tell(s, have, assignedReason, words)
+}
+
+// assignedReason is the reason of a condition that is True.
+const assignedReason = "Assigned"
+
+// addressesOf are those that a Service has: noted for it in objects that are there.
+func (c *coordinator) addressesOf(s *Service) (out []netip.Addr) {
+	for _, h := range c.book.Of(s.Key, s.UID) {
+		if r := c.Records[h.Addr]; r != nil && r.Version > 0 && r.Object.DeletionTimestamp == nil {
+			out = append(out, h.Addr)
+		}
+	}
+	slices.SortFunc(out, func(a, b netip.Addr) int { return order(s, a) - order(s, b) })
+	return out
+}
+
+// order puts the family first that the Service has first.
+func order(s *Service, a netip.Addr) int {
+	family := ipam.IPv6
+	if a.Is4() {
+		family = ipam.IPv4
+	}
+	return slices.Index(s.Families, family)
+}
+
+func texts(addrs []netip.Addr) (out []string) {
+	for _, a := range addrs {
+		out = append(out, a.String())
+	}
+	return out
+}
+
+// take makes an address a Service's: by creating its object, or as one more user of one that is there. It fails while that
+// object is being written.
+func (c *coordinator) take(s *Service, g ipam.Grant) (Write, bool) {
+	ref := pintlev1.ServiceRef{Namespace: s.Namespace, Name: s.Name, UID: types.UID(s.UID)}
+	if r := c.Records[g.Addr]; r != nil {
+		if r.Writing || !g.Share {
+			return Write{}, false
+		}
+		next := r.Object.DeepCopy()
+		next.Spec.Services = append(next.Spec.Services, ref)
+		next.Status.Services = namesOf(next.Spec.Services)
+		c.dress(next)
+		return Write{Verb: Update, Object: next, Record: r, Key: r.Addr}, true
+	}
+	o := &pintlev1.Address{Spec: pintlev1.AddressSpec{Address: g.Addr.String(), Pool: g.Pool, Services: []pintlev1.ServiceRef{ref}}}
+	o.Name = objectName(g.Addr)
+	o.Status.Services = namesOf(o.Spec.Services)
+	c.dress(o)
+	r := &Record{Addr: g.Addr, Object: o}
+	c.settle(r, o)
+	c.book.Set(ipam.Holding{Addr: g.Addr, Pool: g.Pool, Users: []ipam.User{s.user()}})
+	return Write{Verb: Create, Object: o, Record: r, Key: g.Addr}, true
+}
+
+func namesOf(refs []pintlev1.ServiceRef) string {
+	var out []string
+	for _, r := range refs {
+		out = append(out, r.Namespace+"/"+r.Name)
+	}
+	return strings.Join(out, ", ")
+}
+
+// forsake takes back what Pintle said in the status of a Service that is not its own any more.
+func (c *coordinator) forsake(s *Service) []Write {
+	if s.Condition == nil {
+		return nil
+	}
+	return []Write{{Verb: Status, Service: s, Key: s.Key}}
+}
+
+// tell writes the status of a Service, if it is to be another one, and an Event if there is news.
+func (c *coordinator) tell(s *Service, have []netip.Addr, reason, words string) []Write {
+	cond := &metav1.Condition{Type: conditionType, Status: metav1.ConditionTrue, Reason: reason, Message: words, LastTransitionTime: metav1.NewTime(c.Wall)}
+	if reason != assignedReason {
+		cond.Status = metav1.ConditionFalse
+	}
+	news := true
+	if was := s.Condition; was != nil {
+		news = was.Message != cond.Message || was.Reason != cond.Reason
+		if was.Status == cond.Status {
+			cond.LastTransitionTime = was.LastTransitionTime
+		}
+	}
+	if !news && slices.Equal(s.Ingress, texts(have)) && s.VIPMode {
+		return nil
+	}
+	return []Write{{Verb: Status, Service: s, Addrs: have, Condition: cond, Event: news, Key: s.Key}}
+}
+
+// balanceEach is how often an even spread is looked after.
+const balanceEach = 10 * time.Second
+
+// even moves a few addresses for an even spread, when nothing else is to be done.
+func (c *coordinator) even(most int) (out []Write) {
+	if most <= 0 || len(c.records)+len(c.services) > 0 || c.Wall.Sub(c.balanced) < balanceEach {
+		return nil
+	}
+	c.balanced = c.Wall
+	for _, m := range c.balance(c.load) {
+		next := m.record.Object.DeepCopy()
+		next.Spec.Wanted, next.Status.Reason = m.to, m.reason
+		out = append(out, Write{Verb: Update, Object: next, Record: m.record, Key: m.record.Addr})
+	}
+	return out
+}
+
+// sameAddress reports whether two objects say the same.
+func sameAddress(a, b *pintlev1.Address) bool {
+	return slices.Equal(a.Finalizers, b.Finalizers) && maps.Equal(a.Labels, b.Labels) &&
+		equality.Semantic.DeepEqual(a.Spec, b.Spec) && equality.Semantic.DeepEqual(a.Status, b.Status)
+}

@@ -1,0 +1,175 @@
+package service
+
+import (
+	"context"
+	"maps"
+	"net/netip"
+	"time"
+
+	"github.com/pintle-lb/pintle/internal/ipam"
+	"github.com/pintle-lb/pintle/leader"
+)
+
+// What follows runs in the loop.
+
+// learnTerm takes what the elector says of this node's own Lease.
+func (c *Controller) learnTerm(t leader.Term) {
+	f := &c.facts
+	f.Lease = t.Lease
+	switch {
+	case t.Lease != nil && t.Epoch != f.Epoch:
+		c.log.Info("this node has its Lease", "epoch", t.Epoch)
+		f.Epoch = t.Epoch
+		c.placesChanged()
+	case t.Lease == nil && t.Epoch > f.Epoch && f.Epoch != 0:
+		c.log.Warn("this node was fenced: what it held is given to others", "epoch", f.Epoch)
+		f.Epoch = 0
+	case t.Lease == nil && f.Epoch != 0:
+		c.log.Warn("this node's Lease ran out", "epoch", f.Epoch)
+	}
+}
+
+// learnMember takes what is known of a node.
+func (c *Controller) learnMember(m leader.RollMember) {
+	was, known := c.facts.Roll[m.Node]
+	c.facts.Roll[m.Node] = Fellow{m, wordOf(m.Note)}
+	switch {
+	case m.Fenced && !was.Fenced:
+		c.log.Warn("a node was fenced", "peer", m.Node, "epoch", m.Epoch)
+	case !known || m.Alive != was.Alive:
+		c.log.Info("node", "peer", m.Node, "alive", m.Alive, "epoch", m.Epoch)
+	}
+	c.placesChanged()
+}
+
+// placesChanged has all addresses looked at: nodes suit otherwise.
+func (c *Controller) placesChanged() {
+	if c.coord != nil {
+		c.coord.everyRecord()
+	}
+}
+
+func (c *Controller) poolsChanged() {
+	if c.coord != nil {
+		c.coord.poolsChanged()
+	}
+}
+
+func (c *Controller) serviceChanged(k ipam.Key) {
+	if c.coord != nil {
+		c.coord.serviceChanged(k)
+	}
+}
+
+func (c *Controller) recordChanged(a netip.Addr) {
+	if c.coord != nil {
+		c.coord.recordChanged(a)
+	}
+}
+
+// tellRoll says which nodes are to be fenced if they are gone, and how soon by this node.
+func (c *Controller) tellRoll() {
+	if need := c.facts.named(); !maps.Equal(need, c.need) {
+		c.need = need
+		c.cfg.Need(maps.Clone(need))
+	}
+	lag := fenceLag
+	if c.facts.coordinates() {
+		lag = 0
+	}
+	c.cfg.Lag(lag)
+}
+
+// settled is how long a node that leaves goes on accepting packets for what was bound on it.
+const settled = time.Second
+
+// leave says once that a node that leaves has nothing any more. Where no other node could take anything over, it does not wait for one.
+func (c *Controller) leave() {
+	f := &c.facts
+	if !f.Leaving || c.quits || f.Now < c.leftAt.Add(c.cfg.DrainWait) {
+		return
+	}
+	alone := len(f.alive()) == 0 || len(f.alive()) == 1 && f.Roll[f.Node].Alive
+	if !alone && (len(c.hold.holding()) > 0 || f.coordinates() || c.seating || c.ownFlying > 0) {
+		return
+	}
+	if len(c.routes.have) > 0 || c.routes.busy {
+		return
+	}
+	for a, l := range c.hold.left {
+		if r := c.facts.Records[a]; r != nil && r.Object.Spec.Bind && f.Now < l.at.Add(settled) {
+			return
+		}
+	}
+	c.quits = true
+	close(c.end)
+}
+
+// poolsEach is how often the status of pools is looked after.
+const poolsEach = 2 * time.Second
+
+// flushes forgets connections until ctx ends: the kernel may take its time.
+func (c *Controller) flushes(ctx context.Context) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case addrs := <-c.flush:
+			c.cfg.Flush(addrs)
+		}
+	}
+}
+
+// flushDue has the connections forgotten of addresses that came from another node, whose connections they are not, and of those
+// that this node no longer serves.
+func (c *Controller) flushDue(st State) {
+	due := c.arrivals
+	served := make(map[netip.Addr]bool, len(st.Guards))
+	for _, g := range st.Guards {
+		served[g.Addr] = true
+	}
+	for a := range c.serving {
+		if !served[a] {
+			due = append(due, a)
+		}
+	}
+	c.serving = served
+	if len(due) == 0 || c.cfg.Flush == nil {
+		c.arrivals = nil
+		return
+	}
+	select {
+	case c.flush <- due:
+		c.arrivals = nil
+	default: // the next time
+		c.arrivals = due
+	}
+}
+
+// soon is when the loop must turn without news.
+func (c *Controller) soon() (at leader.Instant) {
+	f := &c.facts
+	next := func(i leader.Instant) {
+		if at == 0 || i < at {
+			at = i
+		}
+	}
+	wall := func(t time.Time) {
+		if !t.IsZero() {
+			next(f.Now.Add(t.Sub(f.Wall)))
+		}
+	}
+	if c.coord != nil {
+		wall(c.coord.next())
+	}
+	for _, r := range c.hold.again {
+		wall(r.at)
+	}
+	for _, l := range c.hold.left {
+		next(l.at.Add(lingering))
+	}
+	if f.Lease.Valid() {
+		next(f.Lease.Until())
+	}
+	return at
+}

@@ -1,0 +1,75 @@
+package service
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"strings"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/pintle-lb/pintle/internal/ipam"
+	"github.com/pintle-lb/pintle/internal/service/pintlev1"
+)
+
+// tellPools writes the status of pools that is another one than before.
+func (c *Controller) tellPools(ctx context.Context) {
+	f := &c.facts
+	if f.Now < c.poolsAt.Add(poolsEach) && c.poolsAt != 0 {
+		return
+	}
+	c.poolsAt = f.Now
+	var all []ipam.Pool
+	for _, p := range f.Pools {
+		all = append(all, p.Pool)
+	}
+	wrong := ipam.CheckPools(all)
+	for name, p := range f.Pools {
+		st := c.coord.poolStatus(p, wrong[name])
+		text, err := json.Marshal(st)
+		if err != nil {
+			panic("marshal the status of a pool: " + err.Error()) // numbers and strings only
+		}
+		if string(text) == c.told[name] {
+			continue
+		}
+		c.told[name] = string(text)
+		c.group.Go(func() error {
+			ctx, cancel := context.WithTimeout(ctx, callLimit)
+			defer cancel()
+			err := c.client.poolStatus(ctx, name, st)
+			c.post(func() {
+				if err != nil && ctx.Err() == nil {
+					delete(c.told, name)
+					c.failed("write the status of pool "+name, err)
+				}
+			})
+			return nil
+		})
+	}
+}
+
+// poolStatus is what has become of a pool.
+func (c *coordinator) poolStatus(p *Pool, wrong []error) pintlev1.AddressPoolStatus {
+	u := c.book.Usage(p.Name)
+	st := pintlev1.AddressPoolStatus{Total: u.Total.String(), Used: int64(u.Used), Free: u.Free.String(), Conflicts: int64(u.Conflicts)}
+	cond := metav1.Condition{Type: "Ready", Status: metav1.ConditionTrue, Reason: "Valid", Message: "it gives addresses", ObservedGeneration: p.Object.Generation}
+	if problems := errors.Join(append(p.Errors, wrong...)...); problems != nil {
+		cond.Reason, cond.Message = "Conflict", strings.ReplaceAll(problems.Error(), "\n", "; ")
+		if len(p.Errors) > 0 {
+			cond.Status, cond.Reason = metav1.ConditionFalse, "Invalid"
+		}
+	}
+	cond.LastTransitionTime = metav1.NewTime(p.Object.CreationTimestamp.Time)
+	for _, was := range p.Object.Status.Conditions {
+		if was.Type != cond.Type {
+			continue
+		}
+		cond.LastTransitionTime = was.LastTransitionTime
+		if was.Status != cond.Status {
+			cond.LastTransitionTime = metav1.NewTime(c.Wall)
+		}
+	}
+	st.Conditions = []metav1.Condition{cond}
+	return st
+}

@@ -1,0 +1,385 @@
+// Package service gives addresses to Services of type LoadBalancer and answers for them, on every node of a Kubernetes cluster.
+//
+// Each node has one Lease with an epoch (package leader), and each address that is in use has one object, named for it
+// (package pintlev1). The creation of that object is the allocation: two that try at once meet the same name, and one is refused.
+// The object names its holder by node and epoch, and only that node, in that epoch, with a valid Lease, claims the address. What a dead
+// node held is given to others only after it was fenced: its epoch raised in its Lease, when that had run out. So the API is written to
+// by nodes and changes, never by Services.
+//
+// One node, the coordinator, gives addresses to Services (package ipam) and nodes to addresses; it too is named by node and epoch,
+// in the object of its seat. Every node holds: it claims what names it, and hands over what is wanted elsewhere when its last claim was
+// sent.
+//
+// A [Controller] is all of that on one node. Its loop's goroutine owns the facts; coordinator and holder decide on them alone, as pure
+// as they can be, and are tested in a simulation with an API that loses, delays and doubles.
+package service
+
+import (
+	"context"
+	"log/slog"
+	"net/netip"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/client-go/rest"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/pintle-lb/pintle/arp"
+	"github.com/pintle-lb/pintle/bgp"
+	"github.com/pintle-lb/pintle/internal/agent"
+	"github.com/pintle-lb/pintle/internal/ipam"
+	"github.com/pintle-lb/pintle/leader"
+	"github.com/pintle-lb/pintle/vip"
+)
+
+// Config is what a Controller needs.
+type Config struct {
+	Node, Namespace string // the namespace is that of the Leases
+	Rules           Rules
+	Rest            *rest.Config // asks whichever API server answers
+
+	Targets agent.Setter[arp.Target]
+	Bound   agent.Setter[netip.Prefix]
+	Guards  agent.Setter[vip.Guarded]
+	Hushed  agent.Setter[netip.Addr]
+	Routes  agent.Setter[bgp.Route]  // nil without BGP
+	Flush   func([]netip.Addr)       // forget what the kernel has noted of connections to these; may block
+	Keep    func(*leader.Lease) Gate // a gate that outlives the lease while the API is away; nil: there is none
+	Note    func(text string)        // is told what this node says of itself; must not block
+	Need    func(nodes map[string]uint64)
+	Lag     func(time.Duration) // how much later than due this node fences
+	Kin     func(Kin)           // is told who runs Pintle; must not block; nil: nobody wants to know
+
+	DrainWait time.Duration // how long a node that leaves asks routers to prefer others
+	Version   string
+	Clock     leader.Clock
+	Log       *slog.Logger
+}
+
+// Limits of writes that are under way at a time: of the coordinator, and of this node's own.
+const (
+	mostWrites = 48
+	mostOwn    = 32
+)
+
+// fenceLag is how much later than the coordinator other nodes fence one that is gone.
+const fenceLag = 300 * time.Millisecond
+
+// A Controller serves Services on one node. Its methods may be called from any goroutine.
+type Controller struct {
+	cfg    Config
+	log    *slog.Logger
+	client *client
+	wake   chan struct{}
+	turned atomic.Int64
+	end    chan struct{} // closed when this node, leaving, has nothing any more
+
+	mu   sync.Mutex // guards news
+	news []func()
+
+	// What follows belongs to the loop.
+	facts     Facts
+	coord     *coordinator // nil on a node that is not
+	hold      *holder
+	synced    map[string]bool
+	faults    map[string]string // of watches
+	word      Word
+	said      string
+	busy      map[ipam.Key]bool // Services whose status is being written
+	flying    int               // writes of the coordinator that are under way
+	ownFlying int               // of this node
+	seating   bool              // the seat is being written
+	leftAt    leader.Instant    // when this node began to leave
+	need      map[string]uint64
+	arrivals  []netip.Addr        // addresses that came from another node
+	serving   map[netip.Addr]bool // addresses that packets were taken for at the last look
+	poolsAt   leader.Instant      // when the status of the pools was looked at
+	apiErr    string              // of the last write; "" when it succeeded
+	quits     bool                // end is closed
+	unfit     string              // why this node can serve nobody
+	judged    bool                // Unfit was called
+	links     bool                // Links was called
+	told      map[string]string   // the status of pools as it was written last
+	targets   *part[arp.Target]
+	bound     *part[netip.Prefix]
+	guards    *part[vip.Guarded]
+	hushed    *part[netip.Addr]
+	routes    *part[bgp.Route]
+	flush     chan []netip.Addr
+	group     *errgroup.Group
+}
+
+// New makes a Controller. It starts nothing and asks nobody.
+func New(cfg Config) (*Controller, error) {
+	cl, err := openClient(cfg.Rest)
+	if err != nil {
+		return nil, err
+	}
+	return newController(cfg, cl), nil
+}
+
+func newController(cfg Config, cl *client) *Controller {
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	c := &Controller{cfg: cfg, log: cfg.Log, client: cl, wake: make(chan struct{}, 1), end: make(chan struct{}), synced: map[string]bool{},
+		faults: map[string]string{}, busy: map[ipam.Key]bool{},
+		flush: make(chan []netip.Addr, 16), told: map[string]string{}}
+	c.facts = Facts{Node: cfg.Node, Rules: cfg.Rules, Services: map[ipam.Key]*Service{}, Slices: map[ipam.Key]map[string]*Endpoints{},
+		Nodes: map[string]*NodeInfo{}, Namespaces: map[string]map[string]string{}, Pools: map[string]*Pool{}, Records: map[netip.Addr]*Record{},
+		Roll: map[string]Fellow{}}
+	c.hold = newHolder(&c.facts, cfg.Keep)
+	c.hold.drainWait = cfg.DrainWait
+	c.word = Word{Unfit: "its links are not known yet"}
+	c.targets, c.bound = newPart(c, cfg.Targets, sameValue), newPart(c, cfg.Bound, sameValue)
+	c.guards, c.hushed = newPart(c, cfg.Guards, sameGuard), newPart(c, cfg.Hushed, sameValue)
+	c.routes = newPart(c, cfg.Routes, sameRoute)
+	c.turned.Store(int64(cfg.Clock()))
+	return c
+}
+
+// Run serves until ctx ends. End it by Leave first, and wait for Left: else what this node holds is its for as long as its Lease lasts.
+func (c *Controller) Run(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	c.group = g
+	for _, run := range []func(context.Context) error{c.targets.run, c.bound.run, c.guards.run, c.hushed.run, c.routes.run, c.watch, c.flushes} {
+		g.Go(func() error { return run(ctx) })
+	}
+	g.Go(func() error { c.loop(ctx); return nil })
+	return g.Wait()
+}
+
+// LoopAge is how long ago the loop last turned. It turns at least each second.
+func (c *Controller) LoopAge() time.Duration {
+	return c.cfg.Clock().Sub(leader.Instant(c.turned.Load()))
+}
+
+// Term takes a report of the elector of this node's own Lease.
+func (c *Controller) Term(t leader.Term) { c.post(func() { c.learnTerm(t) }) }
+
+// Member takes what is known of a node that runs Pintle.
+func (c *Controller) Member(m leader.RollMember) { c.post(func() { c.learnMember(m) }) }
+
+// Links takes the links that this node can announce on.
+func (c *Controller) Links(links []Link) {
+	c.post(func() { c.word.Links, c.links = links, true })
+}
+
+// Unfit takes why this node can serve nobody now; "" when it can.
+func (c *Controller) Unfit(why string) { c.post(func() { c.unfit, c.judged = why, true }) }
+
+// Heard takes that another station claims an address.
+func (c *Controller) Heard(a netip.Addr) { c.post(func() { c.hold.rival(a) }) }
+
+// Disturbed takes that others changed what this node has on lo.
+func (c *Controller) Disturbed() { c.post(func() { c.bound.again() }) }
+
+// Leave makes this node give up everything. Left is closed when it has.
+func (c *Controller) Leave() {
+	c.post(func() {
+		if !c.facts.Leaving {
+			c.facts.Leaving, c.leftAt, c.hold.leftAt = true, c.cfg.Clock(), c.cfg.Clock()
+		}
+	})
+}
+
+// Left is closed when this node, leaving, has nothing any more.
+func (c *Controller) Left() <-chan struct{} { return c.end }
+
+// post hands news to the loop. It does not block.
+func (c *Controller) post(f func()) {
+	c.mu.Lock()
+	c.news = append(c.news, f)
+	c.mu.Unlock()
+	select {
+	case c.wake <- struct{}{}:
+	default:
+	}
+}
+
+// The least and the most time between two turns: many objects make turns dear, and news of them come together.
+const (
+	leastTurn = 500 * time.Microsecond
+	mostTurn  = 100 * time.Millisecond
+)
+
+func (c *Controller) loop(ctx context.Context) {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-c.wake:
+		case <-timer.C:
+		}
+		began := time.Now()
+		next := c.turn(ctx)
+		pause(ctx, min(max(time.Since(began), leastTurn), mostTurn))
+		timer.Reset(next)
+	}
+}
+
+func pause(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+	case <-t.C:
+	}
+}
+
+// turn learns what is new, decides, and has it done. It returns when it has to be called again without news.
+func (c *Controller) turn(ctx context.Context) time.Duration {
+	f := &c.facts
+	f.Now, f.Wall = c.cfg.Clock(), time.Now()
+	c.mu.Lock()
+	news := c.news
+	c.news = nil
+	c.mu.Unlock()
+	for _, learn := range news {
+		learn()
+	}
+	c.turned.Store(int64(f.Now))
+	f.Synced = len(c.synced) == len(kinds)
+	next := time.Second
+	soon := func(at leader.Instant) {
+		if at != 0 {
+			next = min(next, max(at.Sub(f.Now), time.Millisecond))
+		}
+	}
+	c.speak()
+	soon(c.seat(ctx))
+	c.coordinate(ctx)
+	c.keepHeld(ctx)
+	c.apply()
+	c.tellRoll()
+	c.tellKin()
+	c.leave()
+	soon(c.soon())
+	return next
+}
+
+// speak tells other nodes of this one, if that is news.
+func (c *Controller) speak() {
+	w := &c.word
+	w.Leaving, w.Version = c.facts.Leaving, c.cfg.Version
+	switch {
+	case !c.links || !c.judged:
+		w.Unfit = "it has just started"
+	case c.guards.err != nil:
+		w.Unfit = "its packet filter: " + c.guards.err.Error()
+	default:
+		w.Unfit = c.unfit
+	}
+	if text := w.text(); text != c.said {
+		c.said = text
+		c.log.Info("this node", "unfit", w.Unfit, "leaving", w.Leaving, "links", len(w.Links))
+		c.cfg.Note(text)
+	}
+}
+
+// seat takes the coordinator's seat when nobody has it, and gives it up when this node leaves. It returns when to look again.
+func (c *Controller) seat(ctx context.Context) leader.Instant {
+	f := &c.facts
+	if c.seating {
+		return 0
+	}
+	take, at := f.takesSeat()
+	switch {
+	case take:
+		c.writeSeat(ctx, f.Node, f.Epoch)
+		return 0
+	case f.Leaving && f.coordinates() && len(c.hold.holding()) == 0 && len(f.alive()) > 1:
+		c.writeSeat(ctx, "", 0)
+	case f.Seat.Node == f.Node && f.Seat.Epoch < f.Epoch && f.Lease.Valid() && !f.Leaving:
+		c.writeSeat(ctx, f.Node, f.Epoch) // it was this node's in an epoch that is over
+	}
+	return at
+}
+
+func (c *Controller) writeSeat(ctx context.Context, node string, epoch uint64) {
+	c.seating = true
+	o := c.facts.Seat.write(c.cfg.Namespace, node, epoch, c.facts.Wall)
+	c.group.Go(func() error {
+		ctx, cancel := context.WithTimeout(ctx, callLimit)
+		defer cancel()
+		out, err := c.client.putSeat(ctx, o)
+		if apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err) {
+			out, err = c.client.seat(ctx, c.cfg.Namespace)
+		} else if err != nil {
+			pause(ctx, time.Second)
+		}
+		c.post(func() {
+			c.seating = false
+			if err == nil {
+				c.sit(out)
+			} else if ctx.Err() == nil {
+				c.failed("take the coordinator's seat", err)
+			}
+		})
+		return nil
+	})
+}
+
+// coordinate does what the coordinator decides, while this node is.
+func (c *Controller) coordinate(ctx context.Context) {
+	if !c.facts.coordinates() || !c.facts.Synced {
+		if c.coord != nil {
+			c.log.Info("coordinates no more")
+		}
+		c.coord = nil
+		return
+	}
+	if c.coord == nil {
+		c.log.Info("coordinates", "services", len(c.facts.Services), "addresses", len(c.facts.Records), "pools", len(c.facts.Pools))
+		c.coord = newCoordinator(&c.facts)
+		c.coord.busy = c.busy
+		for a := range c.facts.Records {
+			c.coord.recordChanged(a)
+		}
+		c.coord.poolsChanged()
+		c.told = map[string]string{}
+	}
+	for c.flying < mostWrites {
+		todo := c.coord.decide(mostWrites - c.flying)
+		for _, w := range todo {
+			c.start(ctx, w)
+		}
+		if len(todo) == 0 {
+			break
+		}
+	}
+	c.tellPools(ctx)
+}
+
+// keepHeld does this node's own writes.
+func (c *Controller) keepHeld(ctx context.Context) {
+	for _, w := range c.hold.writes(perhaps(c.targets), mostOwn-c.ownFlying) {
+		c.start(ctx, w)
+	}
+}
+
+// apply has the host brought to what it should have. What is served comes before what is claimed.
+func (c *Controller) apply() {
+	st := c.hold.plan(c.word)
+	c.guards.set(st.Guards)
+	c.hushed.set(st.Hushed)
+	c.bound.set(st.Bound)
+	guarded := surely(c.guards, func(g vip.Guarded) netip.Addr { return g.Addr })
+	bound := surely(c.bound, netip.Prefix.Addr)
+	here := make(map[netip.Addr]bool, len(st.Bound))
+	for _, p := range st.Bound {
+		here[p.Addr()] = true
+	}
+	st.Targets = slices.DeleteFunc(st.Targets, func(t arp.Target) bool {
+		return !guarded[t.Addr] || here[t.Addr] && !bound[t.Addr]
+	})
+	c.targets.set(st.Targets)
+	c.routes.set(slices.DeleteFunc(st.Routes, func(r bgp.Route) bool { return !guarded[r.Prefix.Addr()] }))
+	c.flushDue(st)
+}

@@ -1,0 +1,236 @@
+package service
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/pintle-lb/pintle/internal/ipam"
+	"github.com/pintle-lb/pintle/internal/service/pintlev1"
+)
+
+// A Verb is what a write does.
+type Verb uint8
+
+// Writes of Address objects, and of the status of a Service.
+const (
+	Create Verb = iota + 1
+	Update
+	Delete
+	Status
+)
+
+// A Write is one that was decided on.
+type Write struct {
+	Verb   Verb
+	Mine   bool              // of this node as a holder; else of the coordinator
+	Object *pintlev1.Address // as it is to be; of Delete as it is
+	Record *Record
+	Key    any // what is not to be tried again at once if it fails: an address or a Service
+
+	Service   *Service // of Status
+	Addrs     []netip.Addr
+	Condition *metav1.Condition // nil takes back what was said
+	Event     bool              // there is news
+}
+
+// result is what came of a write.
+type result struct {
+	object  *pintlev1.Address // as it is now; nil if it is not known, or gone
+	gone    bool
+	service *corev1.Service
+	err     error
+}
+
+// start has a write done; what comes of it is learned by the loop.
+func (c *Controller) start(ctx context.Context, w Write) {
+	count := &c.flying
+	if w.Mine {
+		count = &c.ownFlying
+	}
+	*count++
+	switch w.Verb {
+	case Status:
+		c.busy[w.Service.Key] = true
+	case Create:
+		c.facts.Records[w.Record.Addr] = w.Record
+		fallthrough
+	default:
+		w.Record.Writing, w.Record.Next = true, w.Object
+	}
+	c.group.Go(func() error {
+		limited, cancel := context.WithTimeout(ctx, callLimit)
+		defer cancel()
+		r := c.carryOut(limited, w)
+		c.post(func() {
+			*count--
+			c.learnWrite(ctx, w, r)
+		})
+		return nil
+	})
+}
+
+// carryOut does a write. Where the object was another one than the write was made for, it is read anew.
+func (c *Controller) carryOut(ctx context.Context, w Write) (r result) {
+	switch w.Verb {
+	case Create:
+		r.object, r.err = c.client.create(ctx, w.Object)
+	case Update:
+		r.object, r.err = c.client.update(ctx, w.Object)
+	case Delete:
+		r.err = c.client.remove(ctx, w.Object)
+		r.gone = r.err == nil
+	case Status:
+		r.service, r.err = c.client.status(ctx, w.Service, w.Addrs, w.Condition)
+		return r
+	}
+	if apierrors.IsConflict(r.err) || apierrors.IsNotFound(r.err) {
+		var err error
+		if r.object, err = c.client.get(ctx, w.Object.Name); err != nil {
+			r.err = err
+			return r
+		}
+		r.gone, r.err = r.object == nil, nil
+	}
+	if r.err != nil {
+		r.object = nil
+	}
+	return r
+}
+
+// learnWrite takes what came of a write.
+func (c *Controller) learnWrite(ctx context.Context, w Write, r result) {
+	if ctx.Err() != nil {
+		return
+	}
+	if w.Verb == Status {
+		c.learnStatus(ctx, w, r)
+		return
+	}
+	rec := w.Record
+	rec.Writing, rec.Next = false, nil
+	c.outcome(w, r.err)
+	switch {
+	case c.facts.Records[rec.Addr] != rec: // it went, and came again, meanwhile
+	case r.object != nil:
+		c.seeAddress(r.object)
+	case r.gone, rec.Version == 0: // a placeholder of one that could not be made
+		c.loseAddress(rec.Addr)
+		if apierrors.IsAlreadyExists(r.err) && c.coord != nil {
+			c.coord.book.Block(rec.Addr, "has an object that was made by someone else a moment ago")
+		}
+	}
+	if c.coord != nil {
+		c.coord.records[rec.Addr] = struct{}{}
+	}
+}
+
+// outcome notes whether a write succeeded, and says so once if not.
+func (c *Controller) outcome(w Write, err error) {
+	if apierrors.IsAlreadyExists(err) {
+		err = nil // someone was faster, which is no fault
+	}
+	if w.Mine {
+		if err == nil {
+			delete(c.hold.again, w.Record.Addr)
+		} else {
+			fails := c.hold.again[w.Record.Addr].fails
+			c.hold.again[w.Record.Addr] = retry{c.facts.Wall.Add(backoff(fails)), fails + 1}
+		}
+	} else if c.coord != nil {
+		c.coord.wrote(w.Key, err)
+		if w.Verb == Create && err != nil {
+			for _, ref := range w.Object.Spec.Services {
+				c.coord.wrote(ipam.Key{Namespace: ref.Namespace, Name: ref.Name}, err)
+			}
+		}
+	}
+	if err != nil {
+		c.failed(fmt.Sprintf("%s address %s", w.Verb, w.Record.Addr), err)
+	} else {
+		c.failed("", nil)
+	}
+}
+
+// String is the verb in words.
+func (v Verb) String() string {
+	return [...]string{"", "make", "update", "delete", "write the status of"}[v]
+}
+
+// backoff is how long after so many failures in a row something is tried again.
+func backoff(fails int) time.Duration {
+	return min(50*time.Millisecond<<min(fails, 10), 30*time.Second)
+}
+
+// failed notes why the last write failed; it is logged once for each change.
+func (c *Controller) failed(what string, err error) {
+	switch {
+	case err == nil && c.apiErr != "":
+		c.apiErr = ""
+		c.log.Info("the API takes writes again")
+	case err != nil && c.apiErr == "":
+		c.log.Log(context.Background(), level(err), "cannot "+what+", trying again", "err", err)
+		fallthrough
+	case err != nil:
+		c.apiErr = fmt.Sprintf("%s: %v", what, err)
+	}
+}
+
+// learnStatus takes what came of a write of a Service's status.
+func (c *Controller) learnStatus(ctx context.Context, w Write, r result) {
+	delete(c.busy, w.Service.Key)
+	err := r.err
+	if apierrors.IsConflict(err) || apierrors.IsNotFound(err) {
+		err = nil // another Service has this name now, or none: the watch tells
+	}
+	if c.coord != nil {
+		c.coord.wrote(w.Service.Key, err)
+	}
+	if err != nil {
+		c.failed("write the status of service "+w.Service.Namespace+"/"+w.Service.Name, err)
+	} else {
+		c.failed("", nil)
+	}
+	if r.err == nil {
+		c.seeService(readService(r.service))
+		if w.Event {
+			c.tellEvent(ctx, w)
+		}
+	}
+	if c.coord != nil {
+		c.coord.services[w.Service.Key] = struct{}{}
+	}
+}
+
+// tellEvent makes an Event of what a Service cannot have, and of the end of that. It is tried once.
+func (c *Controller) tellEvent(ctx context.Context, w Write) {
+	kind, was := corev1.EventTypeWarning, w.Service.Condition
+	if w.Condition == nil || w.Condition.Status == metav1.ConditionTrue && (was == nil || was.Status == metav1.ConditionTrue) {
+		return // ten thousand Services that are well are no news
+	}
+	if w.Condition.Status == metav1.ConditionTrue {
+		kind = corev1.EventTypeNormal
+	}
+	s, now := w.Service, metav1.NewTime(c.facts.Wall)
+	e := &corev1.Event{
+		TypeMeta:       metav1.TypeMeta{APIVersion: "v1", Kind: "Event"},
+		ObjectMeta:     metav1.ObjectMeta{GenerateName: s.Name + ".", Namespace: s.Namespace},
+		InvolvedObject: corev1.ObjectReference{APIVersion: "v1", Kind: "Service", Namespace: s.Namespace, Name: s.Name, UID: types.UID(s.UID)},
+		Type:           kind, Reason: w.Condition.Reason, Message: w.Condition.Message, Count: 1, FirstTimestamp: now, LastTimestamp: now,
+		Source: corev1.EventSource{Component: "pintle", Host: c.cfg.Node}, ReportingController: "pintle.dev/pintle", ReportingInstance: c.cfg.Node,
+	}
+	c.group.Go(func() error {
+		ctx, cancel := context.WithTimeout(ctx, callLimit)
+		defer cancel()
+		if err := c.client.event(ctx, e); err != nil && ctx.Err() == nil {
+			c.log.Debug("cannot send an event", "service", s.Namespace+"/"+s.Name, "err", err)
+		}
+		return nil
+	})
+}
