@@ -99,6 +99,7 @@ type Controller struct {
 	serving   map[netip.Addr]bool // addresses that packets were taken for at the last look
 	poolsAt   leader.Instant      // when the status of the pools was looked at
 	apiErr    string              // of the last write; "" when it succeeded
+	kin       Kin                 // as told
 	quits     bool                // end is closed
 	unfit     string              // why this node can serve nobody
 	judged    bool                // Unfit was called
