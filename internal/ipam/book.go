@@ -111,8 +111,8 @@ func (b *Book) Get(addr netip.Addr) (Holding, bool) {
 	return h, ok
 }
 
-// Of returns what a Service has, in the order of addresses. When the Service changes or goes, the others that use the same addresses are
-// to be resolved again.
+// Of returns what a Service has, in the order of addresses. When the Service changes, first Set what it has with the user as it is now;
+// then resolve it and the other users of these addresses, since one that came later may have to go.
 func (b *Book) Of(svc Key, uid string) []Holding {
 	var all []Holding
 	for _, a := range b.users[user{svc, uid}] {

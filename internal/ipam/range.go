@@ -43,10 +43,13 @@ func ParseRange(text string, skipFirstLast bool) (Range, error) {
 	default:
 		return Range{}, noRange(text)
 	}
+	if err == nil {
+		err = r.check(text)
+	}
 	if err != nil {
 		return Range{}, err
 	}
-	return r, r.check(text)
+	return r, nil
 }
 
 func noRange(text string) error {
@@ -179,7 +182,7 @@ func (r Range) Family() Family { return FamilyOf(r.first) }
 
 // Contains reports whether a is one of the addresses.
 func (r Range) Contains(a netip.Addr) bool {
-	return FamilyOf(a) == r.Family() && !a.Less(r.first) && !r.last.Less(a)
+	return a.IsValid() && FamilyOf(a) == r.Family() && !a.Less(r.first) && !r.last.Less(a)
 }
 
 // Skips reports whether a is the first or the last address of the prefix, and left out.

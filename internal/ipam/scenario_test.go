@@ -243,8 +243,16 @@ func (c *cluster) service(name string, words []string) error {
 	if r.Service, r.UID = key, old.UID; !exists {
 		r.UID = c.uid()
 	}
-	c.services[key] = r
+	c.change(r)
 	return nil
+}
+
+// change tells the book of a Service as it is now.
+func (c *cluster) change(r Request) {
+	c.services[r.Service] = r
+	for _, h := range c.book.Of(r.Service, r.UID) {
+		c.book.Set(h.With(r.User))
+	}
 }
 
 func (c *cluster) uid() string {
