@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -16,6 +17,12 @@ var (
 	podSide  = netip.MustParsePrefix("fe80::2/64")
 	hostSide = netip.MustParsePrefix("fe80::1/64")
 )
+
+// podLink is what the names of the hosts' ends of cables begin with.
+const podLink = "pod"
+
+// IsPodLink says that a link of this name is the end of a pod's cable, on the host that it is on.
+func IsPodLink(name string) bool { return strings.HasPrefix(name, podLink) }
 
 // A Pod is a host that lives on another one, as the network plugin of Kubernetes makes it: a namespace of its own, whose only
 // cable goes to that host, which forwards for it. Others reach it when they have a route to it by way of that host.
@@ -38,7 +45,7 @@ func (l *Lab) Pod(on *Host, name string, addrs ...netip.Addr) (*Pod, error) {
 		return nil, fmt.Errorf("add pod %s on %s: addresses %v: want one of IPv4 and, if the lab has IPv6, at most one of IPv6", name, on.name, addrs)
 	}
 	l.podsMade++
-	p := &Pod{on: on, link: fmt.Sprintf("pod%d", l.podsMade)}
+	p := &Pod{on: on, link: fmt.Sprint(podLink, l.podsMade)}
 	var err error
 	if p.Host, err = newPodHost(l, name, on.number, addrs); err != nil {
 		return nil, fmt.Errorf("add pod %s on %s: %w", name, on.name, err)

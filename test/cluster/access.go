@@ -121,8 +121,8 @@ func (s *site) ServiceAccount(ctx context.Context, namespace, name string) (Iden
 	return Identity{Token: token.Status.Token}, nil
 }
 
-// Config is for a client that is on the host from, asks the API server of node i (0: whoever bears the address), and identifies
-// itself as id. Clients made of it have connections of their own, without a limit of requests.
+// Config is for a client that is on the host from, asks the API server of node i (0: whoever bears the address; for a worker, one
+// of the control plane's), and identifies itself as id. Clients made of it have connections of their own, without a limit of requests.
 func (s *site) Config(i int, from *netlab.Host, id Identity) *rest.Config {
 	return &rest.Config{
 		Host:        "https://" + s.endpoint(i).String(),
@@ -139,7 +139,7 @@ func (s *site) endpoint(i int) netip.AddrPort {
 	if i == 0 {
 		return netip.AddrPortFrom(s.opts.VIP, apiPort)
 	}
-	return netip.AddrPortFrom(s.machines[i-1].Addr(), apiPort)
+	return netip.AddrPortFrom(s.machines[(i-1)%s.opts.Nodes].Addr(), apiPort)
 }
 
 // dialFrom dials in the host's network namespace, where the connection then stays.
@@ -156,12 +156,20 @@ func dialFrom(host *netlab.Host) func(ctx context.Context, network, address stri
 
 // Kubeconfig is the file for a client on any host that asks the API server of node i (0: whoever bears the address) as id.
 func (s *site) Kubeconfig(i int, id Identity) ([]byte, error) {
+	return s.kubeconfig(s.endpoint(i).String(), id)
+}
+
+// Kubeconfig is the file for a client on this node as id. It asks the API server that is there, and from a worker, which has none,
+// one that answers.
+func (n *Node) Kubeconfig(id Identity) ([]byte, error) { return n.cluster.kubeconfig(localAPI, id) }
+
+func (s *site) kubeconfig(server string, id Identity) ([]byte, error) {
 	ca, err := os.ReadFile(s.machines[0].File("/etc/kubernetes/pki/ca.crt"))
 	if err != nil {
 		return nil, err
 	}
 	return clientcmd.Write(clientcmdapi.Config{
-		Clusters:       map[string]*clientcmdapi.Cluster{"kubernetes": {Server: "https://" + s.endpoint(i).String(), CertificateAuthorityData: ca}},
+		Clusters:       map[string]*clientcmdapi.Cluster{"kubernetes": {Server: "https://" + server, CertificateAuthorityData: ca}},
 		AuthInfos:      map[string]*clientcmdapi.AuthInfo{"user": {ClientCertificateData: id.Cert, ClientKeyData: id.Key, Token: id.Token}},
 		Contexts:       map[string]*clientcmdapi.Context{"user": {Cluster: "kubernetes", AuthInfo: "user"}},
 		CurrentContext: "user",

@@ -10,6 +10,9 @@
 //	k, err := kubernetes.NewForConfig(c.Config(2, c.Lab().Client(), c.Admin()))
 //	err = c.Node(1).Kill(cluster.APIServer)
 //
+// With Options.Workers there are more nodes, with Options.Proxy each runs kube-proxy, and Node.Pod makes a pod, of which the API
+// server hears nothing.
+//
 // Install makes a cluster with `kubeadm init` and `kubeadm join`, with kubelets and containers: slower, and as real as it gets on
 // one machine.
 //
@@ -20,6 +23,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -27,6 +31,7 @@ import (
 	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 )
 
@@ -35,28 +40,36 @@ const (
 	Etcd              = "etcd"
 	APIServer         = "kube-apiserver"
 	ControllerManager = "kube-controller-manager"
+	KubeProxy         = "kube-proxy" // has no static pod, and is on workers too
 )
 
 // startWait is how long a cluster may take to start, unless the context says less: a busy machine was seen to need a minute.
 const startWait = 5 * time.Minute
 
-// A Cluster is a control plane that runs as processes. Its methods may be called from any goroutine.
+// A Cluster is a control plane that runs as processes, and perhaps workers. Its methods may be called from any goroutine.
 type Cluster struct {
 	*site
-	nodes []*Node
+	nodes []*Node // of the control plane, the first ones of all
+	all   []*Node
 	units *units
 }
 
 // New makes a cluster and waits until every API server is ready. On an error nothing is left but opts.Dir. Processes end with ctx.
 func New(ctx context.Context, opts Options) (*Cluster, error) {
+	if opts.Proxy {
+		if err := find("nft"); err != nil {
+			return nil, fmt.Errorf("make cluster: %w", err)
+		}
+	}
 	s, err := newSite(opts)
 	if err != nil {
 		return nil, err
 	}
 	c := &Cluster{site: s, units: newUnits(ctx, s.opts.Log)}
-	for _, m := range s.machines {
-		c.nodes = append(c.nodes, newNode(c, m))
+	for i, m := range s.machines {
+		c.all = append(c.all, newNode(c, i+1, m))
 	}
+	c.nodes = c.all[:s.opts.Nodes]
 	starting, cancel := context.WithTimeoutCause(ctx, startWait, errors.New("the cluster did not start in time"))
 	defer cancel()
 	if err := c.start(starting); err != nil {
@@ -67,6 +80,9 @@ func New(ctx context.Context, opts Options) (*Cluster, error) {
 }
 
 func (c *Cluster) start(ctx context.Context) error {
+	if err := errors.Join(c.leadToPods(), c.startRelays()); err != nil {
+		return err
+	}
 	if err := c.kubeadm(ctx); err != nil {
 		return err
 	}
@@ -82,14 +98,32 @@ func (c *Cluster) start(ctx context.Context) error {
 			return err
 		}
 	}
-	return c.populate(ctx)
+	if err := c.populate(ctx); err != nil || !c.opts.Proxy {
+		return err
+	}
+	return c.startProxies(ctx)
 }
 
+// components are the parts of the control plane, in the order in which they start.
 func (c *Cluster) components() []string {
 	if c.opts.ControllerManager {
 		return []string{Etcd, APIServer, ControllerManager}
 	}
 	return []string{Etcd, APIServer}
+}
+
+// startRelays gives each worker its way to the API, each beginning with another server.
+func (c *Cluster) startRelays() error {
+	for i, n := range c.all[len(c.nodes):] {
+		var servers []netip.AddrPort
+		for j := range c.nodes {
+			servers = append(servers, c.endpoint((i+j)%len(c.nodes)+1))
+		}
+		if err := n.startRelay(servers); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // populate makes what kubeadm and the kubelets make once the API is there: the rights of admin.conf, and the Node objects.
@@ -107,33 +141,49 @@ func (c *Cluster) populate(ctx context.Context) error {
 		return err
 	}
 	var adding errgroup.Group
-	for _, n := range c.nodes {
+	for _, n := range c.all {
 		adding.Go(func() error { return n.register(ctx, k) })
 	}
 	return adding.Wait()
 }
 
+// register makes the Node object, which is Ready and stays so: there is no kubelet, and nobody who would miss it.
 func (n *Node) register(ctx context.Context, k kubernetes.Interface) error {
-	node, err := k.CoreV1().Nodes().Create(ctx, &corev1.Node{ObjectMeta: metav1.ObjectMeta{
-		Name:   n.Name(),
-		Labels: map[string]string{"kubernetes.io/hostname": n.Name(), "kubernetes.io/os": "linux", "node-role.kubernetes.io/control-plane": ""},
-	}}, metav1.CreateOptions{})
+	node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{
+		Name: n.Name(), Labels: map[string]string{"kubernetes.io/hostname": n.Name(), "kubernetes.io/os": "linux"},
+	}}
+	if !n.Worker() {
+		node.Labels["node-role.kubernetes.io/control-plane"] = ""
+	}
+	for _, subnet := range n.cluster.podSubnets(n.number) {
+		node.Spec.PodCIDRs = append(node.Spec.PodCIDRs, subnet.String())
+	}
+	node.Spec.PodCIDR = node.Spec.PodCIDRs[0]
+	node, err := k.CoreV1().Nodes().Create(ctx, node, metav1.CreateOptions{})
 	if err != nil {
 		return err
 	}
+	now := metav1.Now()
+	node.Status.Conditions = []corev1.NodeCondition{{
+		Type: corev1.NodeReady, Status: corev1.ConditionTrue, Reason: "Test", LastHeartbeatTime: now, LastTransitionTime: now,
+	}}
 	node.Status.Addresses = []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: n.Addr().String()}, {Type: corev1.NodeHostName, Address: n.Name()}}
 	if n.cluster.opts.IPv6 {
 		node.Status.Addresses = append(node.Status.Addresses, corev1.NodeAddress{Type: corev1.NodeInternalIP, Address: n.Addr6().String()})
 	}
-	_, err = k.CoreV1().Nodes().UpdateStatus(ctx, node, metav1.UpdateOptions{})
+	if _, err = k.CoreV1().Nodes().UpdateStatus(ctx, node, metav1.UpdateOptions{}); err != nil {
+		return err
+	}
+	// Each new Node has the taint of one that is not ready. A patch, as the controller-manager may write to it meanwhile.
+	_, err = k.CoreV1().Nodes().Patch(ctx, n.Name(), types.MergePatchType, []byte(`{"spec":{"taints":null}}`), metav1.PatchOptions{})
 	return err
 }
 
-// Node returns node i, counted from 1.
-func (c *Cluster) Node(i int) *Node { return c.nodes[i-1] }
+// Node returns node i, counted from 1. Workers come after the control plane.
+func (c *Cluster) Node(i int) *Node { return c.all[i-1] }
 
 // Nodes returns all nodes in order.
-func (c *Cluster) Nodes() []*Node { return c.nodes }
+func (c *Cluster) Nodes() []*Node { return c.all }
 
 // Close kills everything that runs on the nodes and removes the files, unless Options.Dir named the place. It may be called again.
 func (c *Cluster) Close() error {

@@ -31,8 +31,6 @@ type InstallOptions struct {
 	Prepare func(*Machine) error
 	// StaticVIP lays the address on eth0 of the first node. Otherwise it must be borne by what Prepare brings, or nothing works.
 	StaticVIP bool
-	// Proxy runs kube-proxy on each node.
-	Proxy bool
 }
 
 // An Installed is a cluster that kubeadm init and kubeadm join made, with kubelets and containers.
@@ -47,6 +45,9 @@ type Installed struct {
 func Install(ctx context.Context, opts InstallOptions) (*Installed, error) {
 	if err := findRuntime(); err != nil {
 		return nil, fmt.Errorf("install cluster: %w", err)
+	}
+	if opts.Workers > 0 || opts.ControllerManagerArgs != nil {
+		return nil, errors.New("install cluster: Workers and ControllerManagerArgs are for New alone")
 	}
 	s, err := newSite(opts.Options)
 	if err != nil {

@@ -38,8 +38,7 @@ func newInstalledNode(c *Installed, number int, m *Machine) *InstalledNode {
 	always := func(argv ...string) func() ([]string, error) { return func() ([]string, error) { return argv, nil } }
 	n.containerd = &unit{machine: m, name: "containerd", runs: c.units, command: always("containerd", "-c", filepath.Join(m.dir, "containerd.toml"))}
 	n.kubelet = &unit{machine: m, name: "kubelet", runs: c.units, command: n.kubeletCommand}
-	n.proxy = &unit{machine: m, name: "kube-proxy", runs: c.units, command: always("kube-proxy", "--kubeconfig="+filepath.Join(m.dir, "proxy.conf"),
-		"--proxy-mode=nftables", "--hostname-override="+m.Name(), "--cluster-cidr=10.244.0.0/16", "--conntrack-max-per-core=0", "--conntrack-min=0")}
+	n.proxy = &unit{machine: m, name: "kube-proxy", runs: c.units, command: c.proxyCommand(m, filepath.Join(m.dir, "proxy.conf"))}
 	return n
 }
 
@@ -173,7 +172,8 @@ func (n *InstalledNode) podRoutes() error {
 	return nil
 }
 
-func (n *InstalledNode) podSubnet() string { return fmt.Sprintf("10.244.%d.0/24", n.number) }
+// podSubnet is that of the bridge, which has IPv4 only.
+func (n *InstalledNode) podSubnet() string { return n.cluster.podSubnets(n.number)[0].String() }
 
 // writeRuntime configures containerd and the bridge of the pods. There are no limits by control groups and no
 // protection from the kernel's memory killer: a test machine may not be allowed to set either.

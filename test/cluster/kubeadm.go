@@ -74,6 +74,7 @@ func (n *Node) kubeadm(ctx context.Context) error {
 	cluster := c.clusterConfiguration(version)
 	cluster["etcd"] = object{"local": object{"dataDir": "/var/lib/etcd", "extraArgs": arguments(etcd)}}
 	cluster["apiServer"] = object{"certSANs": c.sans(), "extraArgs": arguments(c.opts.APIServerArgs)}
+	cluster["controllerManager"] = object{"extraArgs": arguments(c.controllerManagerArgs())}
 	init := kubeadmObject("InitConfiguration")
 	init["localAPIEndpoint"] = object{"advertiseAddress": n.Addr().String(), "bindPort": apiPort}
 	init["nodeRegistration"] = object{"name": n.Name(), "criSocket": "unix:///run/containerd/containerd.sock"}
@@ -92,6 +93,13 @@ func (n *Node) kubeadm(ctx context.Context) error {
 	return nil
 }
 
+// controllerManagerArgs leave out who would take a node whose Ready no kubelet renews for lost: it is what the test makes it.
+func (c *Cluster) controllerManagerArgs() map[string]string {
+	args := map[string]string{"controllers": "*,bootstrapsigner,tokencleaner,-node-lifecycle-controller"}
+	maps.Copy(args, c.opts.ControllerManagerArgs)
+	return args
+}
+
 func (s *site) version(ctx context.Context) (string, error) {
 	out, err := s.machines[0].Exec(ctx, "kubeadm", "version", "-o", "short")
 	return strings.TrimSpace(string(out)), err
@@ -103,10 +111,7 @@ func kubeadmObject(kind string) object {
 
 // clusterConfiguration is what both kinds of cluster have in common.
 func (s *site) clusterConfiguration(version string) object {
-	pods, services := "10.244.0.0/16", "10.96.0.0/16"
-	if s.opts.IPv6 {
-		pods, services = pods+",fd00:244::/56", services+",fd00:96::/112"
-	}
+	pods, services := s.subnets()
 	cluster := kubeadmObject("ClusterConfiguration")
 	maps.Copy(cluster, object{
 		"kubernetesVersion":    version,
@@ -116,6 +121,24 @@ func (s *site) clusterConfiguration(version string) object {
 		"networking":           object{"podSubnet": pods, "serviceSubnet": services},
 	})
 	return cluster
+}
+
+// subnets are those of all pods and of the Services, as Kubernetes wants them.
+func (s *site) subnets() (pods, services string) {
+	pods, services = "10.244.0.0/16", "10.96.0.0/16"
+	if s.opts.IPv6 {
+		pods, services = pods+",fd00:244::/56", services+",fd00:96::/112"
+	}
+	return pods, services
+}
+
+// podSubnets are those of the pods of node i, 10.244.I.0/24 and with IPv6 fd00:244:0:I::/64.
+func (s *site) podSubnets(i int) []netip.Prefix {
+	subnets := []netip.Prefix{netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 244, byte(i), 0}), 24)}
+	if s.opts.IPv6 {
+		subnets = append(subnets, netip.PrefixFrom(netip.AddrFrom16([16]byte{0: 0xfd, 2: 0x02, 3: 0x44, 7: byte(i)}), 64))
+	}
+	return subnets
 }
 
 func (s *site) sans() []string {

@@ -135,8 +135,8 @@ func (m *Machine) killAll() {
 	}
 }
 
-// reset forgets what a restart of a computer forgets: /run, and the addresses, routes and nftables that were not there when it was
-// made.
+// reset forgets what a restart of a computer forgets: /run, connections, and the addresses, routes and nftables that were not there
+// when it was made. The cables of pods stay, as does the one of eth0.
 func (m *Machine) reset() error {
 	if err := m.Host.Do(m.forgetNetwork); err != nil {
 		return fmt.Errorf("restart %s: %w", m.Name(), err)
@@ -156,6 +156,9 @@ func (m *Machine) forgetNetwork() error {
 		return fmt.Errorf("list links: %w", err)
 	}
 	for _, link := range links {
+		if netlab.IsPodLink(link.Attrs().Name) {
+			continue
+		}
 		if err := m.forgetAddresses(link); err != nil {
 			return err
 		}
@@ -165,7 +168,13 @@ func (m *Machine) forgetNetwork() error {
 		return fmt.Errorf("open nftables: %w", err)
 	}
 	nft.FlushRuleset()
-	return nft.Flush()
+	if err := nft.Flush(); err != nil {
+		return fmt.Errorf("flush nftables: %w", err)
+	}
+	if err := netlink.ConntrackTableFlush(netlink.ConntrackTable); err != nil {
+		return fmt.Errorf("flush connections: %w", err)
+	}
+	return nil
 }
 
 func (m *Machine) forgetAddresses(link netlink.Link) error {

@@ -2,7 +2,9 @@ package cluster
 
 import (
 	"fmt"
+	"net/netip"
 	"os"
+	"sync"
 	"syscall"
 
 	corev1 "k8s.io/api/core/v1"
@@ -11,24 +13,64 @@ import (
 	"github.com/pintle-lb/pintle/internal/netlab"
 )
 
-// A Node is a control-plane node of a Cluster.
+// localAPI is where a client on a node finds the API.
+var localAPI = netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), apiPort).String()
+
+// A Node is a node of a Cluster.
 type Node struct {
 	*Machine
-	cluster *Cluster
-	units   map[string]*unit
+	cluster    *Cluster
+	number     int
+	components []string // in the order in which they start
+	units      map[string]*unit
+
+	podding sync.Mutex // guards pods
+	pods    int        // made so far
 }
 
-func newNode(c *Cluster, m *Machine) *Node {
-	n := &Node{Machine: m, cluster: c, units: map[string]*unit{}}
-	for _, name := range c.components() {
-		manifest := m.File("/etc/kubernetes/manifests/" + name + ".yaml")
-		n.units[name] = &unit{machine: m, name: name, runs: c.units, command: func() ([]string, error) { return manifestCommand(manifest) }}
+func newNode(c *Cluster, number int, m *Machine) *Node {
+	n := &Node{Machine: m, cluster: c, number: number, units: map[string]*unit{}}
+	if !n.Worker() {
+		for _, name := range c.components() {
+			manifest := m.File("/etc/kubernetes/manifests/" + name + ".yaml")
+			n.add(name, func() ([]string, error) { return manifestCommand(manifest) })
+		}
+	}
+	if c.opts.Proxy {
+		n.add(KubeProxy, c.proxyCommand(m, proxyConfig))
 	}
 	return n
 }
 
-// Start starts a component from the static pod manifest that kubeadm wrote, if it does not run. It does not wait until it is ready.
-// When a component ends by itself, it is started again a second later.
+func (n *Node) add(component string, command func() ([]string, error)) {
+	n.components = append(n.components, component)
+	n.units[component] = &unit{machine: n.Machine, name: component, runs: n.cluster.units, command: command}
+}
+
+// Worker says that the node has no part of the control plane.
+func (n *Node) Worker() bool { return n.number > n.cluster.opts.Nodes }
+
+// Pod makes a pod on the node, with the next addresses of its subnets. Other nodes reach it, and it reaches the client. A crash
+// does not end what runs in it.
+func (n *Node) Pod(name string) (*netlab.Pod, error) {
+	n.podding.Lock()
+	defer n.podding.Unlock()
+	const gateway = 1
+	var addrs []netip.Addr
+	for _, subnet := range n.cluster.podSubnets(n.number) {
+		b := subnet.Addr().AsSlice()
+		b[len(b)-1] = byte(n.pods + gateway + 1)
+		a, _ := netip.AddrFromSlice(b)
+		addrs = append(addrs, a)
+	}
+	if n.pods += 1; n.pods+gateway >= 255 {
+		return nil, fmt.Errorf("add pod %s on %s: its subnet is used up", name, n.Name())
+	}
+	return n.cluster.lab.Pod(n.Host, name, addrs...)
+}
+
+// Start starts a component, of the control plane from the static pod manifest that kubeadm wrote, if it does not run. It does not
+// wait until it is ready. When a component ends by itself, it is started again a second later.
 func (n *Node) Start(component string) error {
 	u, err := n.unit(component)
 	if err != nil {
@@ -74,7 +116,7 @@ func (n *Node) Boot() error {
 	if err := n.Heal(); err != nil {
 		return err
 	}
-	for _, component := range n.cluster.components() {
+	for _, component := range n.components {
 		if err := n.Start(component); err != nil {
 			return err
 		}

@@ -14,16 +14,18 @@ import (
 // ErrNoPrograms is that of a machine where scripts/kube.sh has not run.
 var ErrNoPrograms = errors.New("the programs of Kubernetes are not built: run scripts/kube.sh")
 
-// ErrNoRuntime is that of a machine on which Install has no container runtime.
+// ErrNoRuntime is that of a machine on which Install has no container runtime, or kube-proxy no nft.
 var ErrNoRuntime = errors.New("a program that runs containers is missing: run scripts/setup.sh install")
 
 // cniDir is where Debian has the network plugins.
 const cniDir = "/usr/lib/cni"
 
 // findRuntime says whether Install has what it needs.
-func findRuntime() error {
+func findRuntime() error { return find("nsenter", "nft", "containerd", "ctr", "runc", "host-local") }
+
+func find(programs ...string) error {
 	var errs []error
-	for _, name := range []string{"nsenter", "nft", "containerd", "ctr", "runc", "host-local"} {
+	for _, name := range programs {
 		if !slices.ContainsFunc(strings.Split(systemPath+":"+cniDir, ":"), func(dir string) bool { return exists(filepath.Join(dir, name)) }) {
 			errs = append(errs, fmt.Errorf("%w (%s)", ErrNoRuntime, name))
 		}

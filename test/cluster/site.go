@@ -26,15 +26,18 @@ const poll = 50 * time.Millisecond
 
 // Options describes a cluster. The zero value is one node in a lab of its own.
 type Options struct {
-	Nodes             int               // 1 if zero; the first ones of Lab
-	Lab               *netlab.Lab       // nil: a lab of its own, which Close closes
-	IPv6              bool              // dual stack; a lab that is given must have IPv6
-	VIP               netip.Addr        // controlPlaneEndpoint, which nobody bears yet; 10.77.0.100 by default
-	SANs              []string          // more names and addresses for the certificates of the API servers
-	Dir               string            // for files, kept after Close; by default a temporary one that goes with it
-	ControllerManager bool              // run one on each node; in an installed cluster there always is one
-	APIServerArgs     map[string]string // flags, without their dashes
-	Log               *slog.Logger      // nil: silent
+	Nodes                 int               // of the control plane; 1 if zero; the first ones of Lab
+	Workers               int               // further nodes without a part of the control plane; not in an installed cluster
+	Lab                   *netlab.Lab       // nil: a lab of its own, which Close closes
+	IPv6                  bool              // dual stack; a lab that is given must have IPv6
+	VIP                   netip.Addr        // controlPlaneEndpoint, which nobody bears yet; 10.77.0.100 by default
+	SANs                  []string          // more names and addresses for the certificates of the API servers
+	Dir                   string            // for files, kept after Close; by default a temporary one that goes with it
+	ControllerManager     bool              // run one on each node of the control plane; in an installed cluster there always is one
+	Proxy                 bool              // run kube-proxy on every node, in its nftables mode
+	APIServerArgs         map[string]string // flags, without their dashes
+	ControllerManagerArgs map[string]string // likewise; not in an installed cluster
+	Log                   *slog.Logger      // nil: silent
 }
 
 func (o *Options) setDefaults() {
@@ -82,23 +85,26 @@ func (s *site) build() (err error) {
 		return err
 	}
 	if s.lab == nil {
-		if s.lab, err = netlab.New(netlab.Options{Nodes: s.opts.Nodes, IPv6: s.opts.IPv6, Log: s.opts.Log}); err != nil {
+		if s.lab, err = netlab.New(netlab.Options{Nodes: s.size(), IPv6: s.opts.IPv6, Log: s.opts.Log}); err != nil {
 			return err
 		}
 		s.closers = append(s.closers, s.lab.Close)
 	}
-	if n := len(s.lab.Nodes()); n < s.opts.Nodes {
-		return fmt.Errorf("%d nodes in a lab of %d", s.opts.Nodes, n)
+	if n := len(s.lab.Nodes()); n < s.size() {
+		return fmt.Errorf("%d nodes in a lab of %d", s.size(), n)
 	}
 	return s.addMachines()
 }
+
+// size is how many machines there are to be.
+func (s *site) size() int { return s.opts.Nodes + s.opts.Workers }
 
 func (s *site) addMachines() error {
 	hosts := "127.0.0.1 localhost\n::1 localhost\n"
 	for _, n := range s.lab.Nodes() {
 		hosts += fmt.Sprintf("%s %s\n", n.Addr(), n.Name())
 	}
-	for _, n := range s.lab.Nodes()[:s.opts.Nodes] {
+	for _, n := range s.lab.Nodes()[:s.size()] {
 		m := &Machine{
 			Node: n, dir: filepath.Join(s.dir, n.Name()), hosts: []byte(hosts), gateway: s.lab.Client().Addr(),
 			path: s.bin + ":" + systemPath,
@@ -136,7 +142,7 @@ func (s *site) VIP() netip.Addr { return s.opts.VIP }
 // Dir is the folder with all files of the cluster.
 func (s *site) Dir() string { return s.dir }
 
-// Len is the number of nodes.
+// Len is the number of nodes, workers too.
 func (s *site) Len() int { return len(s.machines) }
 
 // WaitReady waits until the API server of node i, counted from 1, says that it is ready. The error has its last answer.

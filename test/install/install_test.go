@@ -38,8 +38,8 @@ func TestOneNode(t *testing.T) {
 	archive := filepath.Join(t.TempDir(), "guest.tar")
 	check(t, image.WriteFile(archive))
 	c := clustertest.Install(t, cluster.InstallOptions{
+		Options:   cluster.Options{Proxy: true},
 		StaticVIP: true,
-		Proxy:     true,
 		Images:    []string{archive},
 		Prepare: func(m *cluster.Machine) error {
 			return m.WriteFile("/etc/kubernetes/manifests/guest.yaml", []byte(guest), 0o600)
