@@ -39,7 +39,7 @@ func TestAwait(t *testing.T) {
 				after(c.now, func() { close(now) })
 				after(c.ends, func() { ended <- c.err })
 				begin := time.Now()
-				if err := await(ctx, now, ended); !errors.Is(err, c.want) || c.want == nil && err != nil {
+				if err := await(ctx, now, ended, drainLimit+closeLimit); !errors.Is(err, c.want) || c.want == nil && err != nil {
 					t.Errorf("got %v, want %v", err, c.want)
 				}
 				if took := time.Since(begin); took != c.at {

@@ -38,14 +38,14 @@ func (n *Node) tell(t leader.Term) {
 	}
 }
 
-// hearsay is how long a claim is kept before it counts as a stranger's: whose a
+// strangerWait is how long a claim is kept before it counts as a stranger's: whose a
 // hardware address is may be heard a moment after its first claim.
-const hearsay = 3 * time.Second
+const strangerWait = 3 * time.Second
 
 // tellStrangers makes events of claims by stations that are no peers, until ctx
 // ends.
 func (n *Node) tellStrangers(ctx context.Context) {
-	t := time.NewTicker(hearsay)
+	t := time.NewTicker(strangerWait)
 	defer t.Stop()
 	told := map[station]uint64{}
 	before := map[station]uint64{}

@@ -76,24 +76,38 @@ func Run(ctx context.Context, now <-chan struct{}, cfg *config.Config, version s
 	ended := make(chan error, 1)
 	ctx, failed := context.WithCancel(ctx)
 	// Not in an errgroup: nothing can wait for a call that the kernel does not end.
-	go func() {
-		err := n.open()
+	go func() { ended <- n.life(ctx, now, failed) }()
+	limit := drainLimit
+	if cfg.Services != nil {
+		limit = servicesDrain
+	}
+	return await(ctx, now, ended, limit+closeLimit)
+}
+
+// life opens, runs and closes the node.
+func (n *Node) life(ctx context.Context, now <-chan struct{}, failed func()) error {
+	if n.cfg.Services != nil {
+		s, err := n.openServices()
 		if err == nil {
-			err = n.run(ctx, now, failed)
+			err = s.run(ctx, now, failed)
 		}
-		ended <- errors.Join(err, n.close())
-	}()
-	return await(ctx, now, ended)
+		return errors.Join(err, s.closeServices())
+	}
+	err := n.open()
+	if err == nil {
+		err = n.run(ctx, now, failed)
+	}
+	return errors.Join(err, n.close())
 }
 
 // await waits for the end of the node, but not for ever once it is to stop.
-func await(ctx context.Context, now <-chan struct{}, ended <-chan error) error {
+func await(ctx context.Context, now <-chan struct{}, ended <-chan error, most time.Duration) error {
 	select {
 	case err := <-ended:
 		return err
 	case <-ctx.Done():
 	}
-	limit := time.NewTimer(drainLimit + closeLimit)
+	limit := time.NewTimer(most)
 	defer limit.Stop()
 	select {
 	case err := <-ended:

@@ -87,29 +87,29 @@ func (s *feed) Replace(list []any, resourceVersion string) error {
 }
 
 // feeds are all watches.
-func (c *Controller) feeds() map[*feed]*cache.ListWatch {
+func (c *Controller) feeds(cl *client) map[*feed]*cache.ListWatch {
 	list := cache.NewListWatchFromClient
 	all := fields.Everything()
 	return map[*feed]*cache.ListWatch{
-		{c: c, name: "services", put: c.putService, drop: c.dropService, replace: c.replaceServices}:            list(c.client.core, "services", "", all),
-		{c: c, name: "endpointslices", put: c.putSlice, drop: c.dropSlice, replace: c.replaceSlices}:            list(c.client.slices, "endpointslices", "", all),
-		{c: c, name: "nodes", put: c.putNode, drop: c.dropNode, replace: c.replaceNodes}:                        list(c.client.core, "nodes", "", all),
-		{c: c, name: "namespaces", put: c.putNamespace, drop: c.dropNamespace, replace: c.replaceNamespaces}:    list(c.client.core, "namespaces", "", all),
-		{c: c, name: "addresspools", put: c.putPool, drop: c.dropPool, replace: c.replacePools}:                 list(c.client.pintle, "addresspools", "", all),
-		{c: c, name: "addresses", put: c.putAddress, drop: c.dropAddress, replace: c.replaceAddresses}:          list(c.client.pintle, "addresses", "", all),
-		{c: c, name: "seat", put: c.putSeat, drop: func(runtime.Object) { c.sit(nil) }, replace: c.replaceSeat}: list(c.client.leases, "leases", c.cfg.Namespace, fields.OneTermEqualSelector("metadata.name", seatName)),
+		{c: c, name: "services", put: c.putService, drop: c.dropService, replace: c.replaceServices}:            list(cl.core, "services", "", all),
+		{c: c, name: "endpointslices", put: c.putSlice, drop: c.dropSlice, replace: c.replaceSlices}:            list(cl.slices, "endpointslices", "", all),
+		{c: c, name: "nodes", put: c.putNode, drop: c.dropNode, replace: c.replaceNodes}:                        list(cl.core, "nodes", "", all),
+		{c: c, name: "namespaces", put: c.putNamespace, drop: c.dropNamespace, replace: c.replaceNamespaces}:    list(cl.core, "namespaces", "", all),
+		{c: c, name: "addresspools", put: c.putPool, drop: c.dropPool, replace: c.replacePools}:                 list(cl.pintle, "addresspools", "", all),
+		{c: c, name: "addresses", put: c.putAddress, drop: c.dropAddress, replace: c.replaceAddresses}:          list(cl.pintle, "addresses", "", all),
+		{c: c, name: "seat", put: c.putSeat, drop: func(runtime.Object) { c.sit(nil) }, replace: c.replaceSeat}: list(cl.leases, "leases", c.cfg.Namespace, fields.OneTermEqualSelector("metadata.name", seatName)),
 	}
 }
 
 var kinds = map[string]runtime.Object{"services": &corev1.Service{}, "endpointslices": &discoveryv1.EndpointSlice{}, "nodes": &corev1.Node{},
 	"namespaces": &corev1.Namespace{}, "addresspools": &pintlev1.AddressPool{}, "addresses": &pintlev1.Address{}, "seat": &coordinationv1.Lease{}}
 
-// watch follows everything until ctx ends.
-func (c *Controller) watch(ctx context.Context) error {
+// follow watches everything until ctx ends.
+func (c *Controller) follow(ctx context.Context, cl *client) error {
 	g, ctx := errgroup.WithContext(ctx)
 	quiet := klog.Logger(logr.FromSlogHandler(c.log.With("part", "watch").Handler()))
 	ctx = klog.NewContext(ctx, quiet)
-	for f, lw := range c.feeds() {
+	for f, lw := range c.feeds(cl) {
 		c.overhear(f.name, lw)
 		r := cache.NewReflectorWithOptions(lw, kinds[f.name], f, cache.ReflectorOptions{Name: f.name, Logger: &quiet,
 			Backoff: &wait.Backoff{Duration: 100 * time.Millisecond, Factor: 2, Jitter: 0.2, Steps: 6, Cap: 3 * time.Second}})

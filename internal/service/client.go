@@ -37,6 +37,21 @@ var scheme = func() *runtime.Scheme {
 	return s
 }()
 
+// An api is what a Controller writes to, and reads when a write met another state than it was made for. The calls end with their
+// context, and may be made from any goroutine.
+type api interface {
+	create(ctx context.Context, o *pintlev1.Address) (*pintlev1.Address, error)
+	update(ctx context.Context, o *pintlev1.Address) (*pintlev1.Address, error) // over exactly the state that o was made from
+	get(ctx context.Context, name string) (*pintlev1.Address, error)            // as the quorum has it; nil for none
+	remove(ctx context.Context, o *pintlev1.Address) error                      // exactly this state
+	status(ctx context.Context, s *Service, addrs []netip.Addr, cond *metav1.Condition) (*corev1.Service, error)
+	poolStatus(ctx context.Context, name string, st pintlev1.AddressPoolStatus) error
+	event(ctx context.Context, e *corev1.Event) error
+	seat(ctx context.Context, namespace string) (*coordinationv1.Lease, error) // as the quorum has it; nil for none
+	putSeat(ctx context.Context, o *coordinationv1.Lease) (*coordinationv1.Lease, error)
+	written() uint64 // writes so far
+}
+
 // A client asks the API of one cluster. Its calls end with their context, and after callLimit.
 type client struct {
 	core, slices, leases, pintle rest.Interface
@@ -82,6 +97,8 @@ func groupClient(c *rest.Config, hc *http.Client, gv schema.GroupVersion, path, 
 	}
 	return rest.RESTClientForConfigAndClient(c, hc)
 }
+
+func (c *client) written() uint64 { return c.writes.Load() }
 
 // create makes an Address object.
 func (c *client) create(ctx context.Context, o *pintlev1.Address) (*pintlev1.Address, error) {

@@ -69,7 +69,11 @@ func (c *Controller) recordChanged(a netip.Addr) {
 
 // tellRoll says which nodes are to be fenced if they are gone, and how soon by this node.
 func (c *Controller) tellRoll() {
-	if need := c.facts.named(); !maps.Equal(need, c.need) {
+	need := c.facts.named()
+	if e := need[c.cfg.Node]; c.facts.Epoch != 0 && e > c.facts.Epoch {
+		c.cfg.Above(e) // its Lease was made anew, or put back from a backup
+	}
+	if !maps.Equal(need, c.need) {
 		c.need = need
 		c.cfg.Need(maps.Clone(need))
 	}

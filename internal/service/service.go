@@ -46,13 +46,14 @@ type Config struct {
 	Bound   agent.Setter[netip.Prefix]
 	Guards  agent.Setter[vip.Guarded]
 	Hushed  agent.Setter[netip.Addr]
-	Routes  agent.Setter[bgp.Route]  // nil without BGP
-	Flush   func([]netip.Addr)       // forget what the kernel has noted of connections to these; may block
-	Keep    func(*leader.Lease) Gate // a gate that outlives the lease while the API is away; nil: there is none
-	Note    func(text string)        // is told what this node says of itself; must not block
-	Need    func(nodes map[string]uint64)
-	Lag     func(time.Duration) // how much later than due this node fences
-	Kin     func(Kin)           // is told who runs Pintle; must not block; nil: nobody wants to know
+	Routes  agent.Setter[bgp.Route]       // nil without BGP
+	Flush   func([]netip.Addr)            // forget what the kernel has noted of connections to these; may block
+	Keep    func(*leader.Lease) Gate      // a gate that outlives the lease while the API is away; nil: there is none
+	Note    func(text string)             // is told what this node says of itself; must not block
+	Above   func(epoch uint64)            // is told of an epoch that an object names this node in and that is beyond its own
+	Need    func(nodes map[string]uint64) // is told which nodes objects name, and in which epoch at most
+	Lag     func(time.Duration)           // how much later than due this node fences
+	Kin     func(Kin)                     // is told who runs Pintle; must not block; nil: nobody wants to know
 
 	DrainWait time.Duration // how long a node that leaves asks routers to prefer others
 	Version   string
@@ -73,7 +74,8 @@ const fenceLag = 300 * time.Millisecond
 type Controller struct {
 	cfg    Config
 	log    *slog.Logger
-	client *client
+	client api
+	watch  func(ctx context.Context) error // brings the objects of the cluster
 	wake   chan struct{}
 	turned atomic.Int64
 	end    chan struct{} // closed when this node, leaving, has nothing any more
@@ -120,10 +122,12 @@ func New(cfg Config) (*Controller, error) {
 	if err != nil {
 		return nil, err
 	}
-	return newController(cfg, cl), nil
+	c := newController(cfg, cl)
+	c.watch = func(ctx context.Context) error { return c.follow(ctx, cl) }
+	return c, nil
 }
 
-func newController(cfg Config, cl *client) *Controller {
+func newController(cfg Config, cl api) *Controller {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}

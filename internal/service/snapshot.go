@@ -88,7 +88,7 @@ func (c *Controller) Snapshot(ctx context.Context) (*Snapshot, error) {
 func (c *Controller) snapshot() *Snapshot {
 	f := &c.facts
 	s := &Snapshot{Node: f.Node, At: f.Wall, Leaving: f.Leaving, Unfit: c.word.Unfit, Synced: f.Synced, Coordinates: f.coordinates(), Total: len(f.Records),
-		Writes: c.client.writes.Load(), Nodes: []NodeStatus{}, Pools: []PoolStatus{}, Here: []AddressStatus{}, Nowhere: []AddressStatus{}, Waiting: []WaitingStatus{}}
+		Writes: c.client.written(), Nodes: []NodeStatus{}, Pools: []PoolStatus{}, Here: []AddressStatus{}, Nowhere: []AddressStatus{}, Waiting: []WaitingStatus{}}
 	if f.Lease.Valid() {
 		s.Epoch, s.LeaseMs = f.Epoch, float64(f.Lease.Until().Sub(f.Now).Microseconds())/1000
 	}

@@ -76,6 +76,9 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	if r.BGP != nil {
 		m.routers(r.BGP)
 	}
+	if r.Services != nil {
+		m.services(r.Services)
+	}
 	m.gauge(loopAge, r.LoopAge.Seconds())
 	if !r.Cert.NotAfter.IsZero() {
 		m.gauge(certExpiry, float64(r.Cert.NotAfter.UnixNano())/float64(time.Second))

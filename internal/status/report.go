@@ -9,6 +9,7 @@ import (
 
 	"github.com/pintle-lb/pintle/bgp"
 	"github.com/pintle-lb/pintle/internal/agent"
+	"github.com/pintle-lb/pintle/internal/service"
 	"github.com/pintle-lb/pintle/leader"
 )
 
@@ -22,12 +23,13 @@ type Report struct {
 	Ready    bool   `json:"ready"`   // a member that knows who holds the seat, healthy, and its loop turns
 	NotReady string `json:"notReady,omitempty"`
 	agent.Snapshot
-	Election  string             `json:"election"`        // raft, lease or none
-	Witness   bool               `json:"witness"`         // as configured
-	Candidate bool               `json:"candidate"`       // likewise
-	Raft      leader.RaftStatus  `json:"raft,omitzero"`   // where the nodes elect among themselves
-	Lease     *leader.KubeStatus `json:"lease,omitempty"` // where a Lease elects
-	BGP       *bgp.Status        `json:"bgp,omitempty"`   // where routes are advertised
+	Election  string             `json:"election"`           // raft, lease or none
+	Witness   bool               `json:"witness"`            // as configured
+	Candidate bool               `json:"candidate"`          // likewise
+	Raft      leader.RaftStatus  `json:"raft,omitzero"`      // where the nodes elect among themselves
+	Lease     *leader.KubeStatus `json:"lease,omitempty"`    // where a Lease elects
+	BGP       *bgp.Status        `json:"bgp,omitempty"`      // where routes are advertised
+	Services  *service.Snapshot  `json:"services,omitempty"` // on a node that serves Services
 	Elections Elections          `json:"elections"`
 	Checks    []Check            `json:"checks"`
 	Wire      []Wire             `json:"wire"`

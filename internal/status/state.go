@@ -45,7 +45,7 @@ func (r *Report) judge() {
 // beside reports whether a node in this state has no full part in the cluster.
 func (s State) beside() bool {
 	switch s {
-	case Holding, Witness, Watching, Unhealthy, Following, Advertising, LastResort:
+	case Holding, Witness, Watching, Unhealthy, Following, Advertising, LastResort, Serving, Coordinating:
 		return false
 	}
 	return true
@@ -60,6 +60,8 @@ func (r *Report) state() (State, string) {
 		return Stuck, fmt.Sprintf("the loop has not turned for %s: what follows is as old as that; restart pintle, and report this", round(r.LoopAge))
 	case r.Draining:
 		return Stopping, "it hands over and lets go of everything"
+	case r.Services != nil:
+		return r.servicesState()
 	case r.Election == "none":
 		return r.sharedState()
 	case r.Lease != nil:

@@ -18,6 +18,15 @@ func (r *Report) Text(w io.Writer) error {
 	p.line("node       %s, instance %s, pintle %s, up %s", r.Node, r.Instance, r.Version, p.ago(r.Started))
 	p.line("state      %s: %s", r.State, r.Explain)
 	p.line("ready      %s", strings.TrimSuffix(yes(r.Ready, r.NotReady), ": "+r.Explain)) // not twice
+	if r.Services != nil {
+		p.services(r)
+		if r.BGP != nil {
+			p.routers(r.BGP)
+		}
+		p.health(r)
+		p.host(r)
+		return p.err
+	}
 	p.seats(r)
 	if r.Election != "none" {
 		p.past(r)
