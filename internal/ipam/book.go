@@ -68,15 +68,14 @@ func (b *Book) SetPools(pools []Pool) {
 	slices.SortFunc(b.pools, func(x, y *shelves) int { return comparePools(&x.Pool, &y.Pool) })
 }
 
-// Set says that an address is in use, and replaces what was said of it before. The order of its users matters: see [Holding].
+// Set says that an address is in use, and replaces what was said of it before. The order of its users matters: see [Holding]. Of one
+// that is there twice the first counts.
 func (b *Book) Set(h Holding) {
-	if old, ok := b.held[h.Addr]; ok {
-		b.unlist(old)
-	}
-	h.Users = slices.Clone(h.Users)
+	h.Users = unique(h.Users)
+	old := b.held[h.Addr].Users
 	b.held[h.Addr] = h
-	b.list(h)
 	b.usage = nil
+	b.relist(h.Addr, old, h.Users)
 }
 
 // Remove says that an address is not in use any more.
@@ -85,9 +84,24 @@ func (b *Book) Remove(addr netip.Addr) {
 	if !ok {
 		return
 	}
-	b.unlist(h)
+	b.relist(addr, h.Users, nil)
 	delete(b.held, addr)
 	b.putBack(addr)
+}
+
+func unique(users []User) []User {
+	if len(users) < 2 {
+		return slices.Clone(users)
+	}
+	all := make([]User, 0, len(users))
+	seen := make(map[user]bool, len(users))
+	for _, u := range users {
+		if id := (user{u.Service, u.UID}); !seen[id] {
+			seen[id] = true
+			all = append(all, u)
+		}
+	}
+	return all
 }
 
 // Block says that an address is not to be given to anybody, and why, in words that follow the address: "is being deleted". A
@@ -121,30 +135,46 @@ func (b *Book) Of(svc Key, uid string) []Holding {
 	return all
 }
 
-func (b *Book) list(h Holding) {
-	for _, u := range h.Users {
-		svc := user{u.Service, u.UID}
-		b.users[svc] = insert(b.users[svc], h.Addr)
-		if g := groupOf(h.Addr, &u); g.key != "" {
-			if b.groups[g] == nil {
-				b.groups[g] = &group{ports: map[Port]map[netip.Addr]bool{}}
-			}
-			b.groups[g].add(h.Addr, u.Ports)
-		}
+// relist changes the indexes for an address that has other users now. It passes over those at both ends that are the same.
+func (b *Book) relist(addr netip.Addr, old, users []User) {
+	for len(old) > 0 && len(users) > 0 && old[0].equal(&users[0]) {
+		old, users = old[1:], users[1:]
+	}
+	for len(old) > 0 && len(users) > 0 && old[len(old)-1].equal(&users[len(users)-1]) {
+		old, users = old[:len(old)-1], users[:len(users)-1]
+	}
+	for i := range old {
+		b.unlist(addr, &old[i])
+	}
+	for i := range users {
+		b.list(addr, &users[i])
 	}
 }
 
-func (b *Book) unlist(h Holding) {
-	for _, u := range h.Users {
-		svc := user{u.Service, u.UID}
-		if b.users[svc] = remove(b.users[svc], h.Addr); len(b.users[svc]) == 0 {
-			delete(b.users, svc)
-		}
-		if g := groupOf(h.Addr, &u); b.groups[g] != nil {
-			if b.groups[g].remove(h.Addr, u.Ports); len(b.groups[g].addrs) == 0 {
-				delete(b.groups, g)
-			}
-		}
+func (b *Book) list(addr netip.Addr, u *User) {
+	svc := user{u.Service, u.UID}
+	b.users[svc] = insert(b.users[svc], addr)
+	if u.ShareKey == "" {
+		return
+	}
+	g := groupOf(addr, u)
+	if b.groups[g] == nil {
+		b.groups[g] = newGroup()
+	}
+	b.groups[g].add(addr, u.Ports)
+}
+
+func (b *Book) unlist(addr netip.Addr, u *User) {
+	svc := user{u.Service, u.UID}
+	if b.users[svc] = remove(b.users[svc], addr); len(b.users[svc]) == 0 {
+		delete(b.users, svc)
+	}
+	if u.ShareKey == "" {
+		return
+	}
+	g := groupOf(addr, u)
+	if b.groups[g].remove(addr, u.Ports); len(b.groups[g].addrs) == 0 {
+		delete(b.groups, g)
 	}
 }
 

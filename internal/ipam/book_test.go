@@ -302,17 +302,74 @@ func (w *world) checkTake(r Request, d Decision, g Grant) {
 			w.fail(r, d, "%s cannot be shared with %+v", g.Addr, u)
 		}
 	}
-	if asked || g.Share {
+	if asked {
 		return
 	}
-	if !p.AutoAssign && r.Pool == "" {
-		w.fail(r, d, "pool %s has no autoAssign", g.Pool)
+	if shared := w.shared(r, FamilyOf(g.Addr)); g.Share && shared[0] != g.Addr || !g.Share && len(shared) > 0 {
+		w.fail(r, d, "could share %v", shared)
 	}
-	for a := range w.all(p, FamilyOf(g.Addr)) {
-		if a.Less(g.Addr) && w.isFree(a) {
-			w.fail(r, d, "%s is lower and free", a)
+	if !g.Share {
+		w.checkPool(r, d, g)
+	}
+}
+
+// checkPool: it is the lowest address of the first pool, or of that from which the other family comes.
+func (w *world) checkPool(r Request, d Decision, g Grant) {
+	p, f := w.pools[g.Pool], FamilyOf(g.Addr)
+	if !w.serves(p, r) {
+		w.fail(r, d, "pool %s does not serve it", g.Pool)
+	}
+	if a := w.lowest(p, f); a != g.Addr {
+		w.fail(r, d, "%s is lower and free", a)
+	}
+	var other Grant
+	var alone bool // g is the only one that was chosen from a pool
+	for _, o := range slices.Concat(d.Keep, d.Take) {
+		if o != g {
+			other = o
+			alone = slices.Contains(d.Keep, o) || o.Share || slices.Contains(r.Addresses, o.Addr)
 		}
 	}
+	if other.Pool == g.Pool {
+		return
+	}
+	for _, q := range w.pools {
+		if !w.serves(q, r) || !w.lowest(q, f).IsValid() {
+			continue
+		}
+		first := comparePools(&q, &p) < 0
+		if alone && q.Name == other.Pool || other.Addr.IsValid() && !alone && w.lowest(q, 10-f).IsValid() || first && other.Pool != g.Pool {
+			w.fail(r, d, "pool %s is better than %s for %s", q.Name, g.Pool, f)
+		}
+	}
+}
+
+func (w *world) serves(p Pool, r Request) bool {
+	return w.admits(p, r) && (r.Pool == p.Name || r.Pool == "" && p.AutoAssign)
+}
+
+// lowest is the lowest free address of a pool, the zero value if there is none.
+func (w *world) lowest(p Pool, f Family) (lowest netip.Addr) {
+	for a := range w.all(p, f) {
+		if w.isFree(a) && (!lowest.IsValid() || a.Less(lowest)) {
+			lowest = a
+		}
+	}
+	return lowest
+}
+
+// shared finds the addresses of others that a Service may share by its key alone.
+func (w *world) shared(r Request, f Family) (all []netip.Addr) {
+	for a, h := range w.book.held {
+		p := w.pools[h.Pool]
+		_, blocked := w.book.blocked[a]
+		if FamilyOf(a) == f && !blocked && p.has(a) && w.admits(p, r) && (r.Pool == "" || r.Pool == p.Name) && len(h.Users) > 0 &&
+			!slices.ContainsFunc(h.Users, func(u User) bool { return !mayShare(u, r.User) }) {
+			all = append(all, a)
+		}
+	}
+	slices.SortFunc(all, netip.Addr.Compare)
+	return all
 }
 
 // all yields the addresses of a pool.
@@ -388,21 +445,27 @@ func (w *world) checkFamilies(r Request, d Decision) {
 	}
 }
 
-// checkRefused: what is missing though nothing was asked for by address could not be had.
+// checkRefused: what is missing could not be had, nor what is asked for instead of what it has.
 func (w *world) checkRefused(r Request, d Decision) {
-	if len(r.Addresses) > 0 || r.Policy == RequireDualStack {
+	if len(r.Addresses) > 0 || len(r.Families) == 0 {
+		return
+	}
+	available := func(f Family) bool {
+		return len(w.shared(r, f)) > 0 ||
+			slices.ContainsFunc(slices.Collect(maps.Values(w.pools)), func(p Pool) bool { return w.serves(p, r) && w.lowest(p, f).IsValid() })
+	}
+	met := func(f Family) bool {
+		return slices.ContainsFunc(d.Keep, func(g Grant) bool { return FamilyOf(g.Addr) == f && (r.Pool == "" || w.pools[r.Pool].has(g.Addr)) })
+	}
+	if r.Policy == RequireDualStack {
+		if !d.OK() && !slices.ContainsFunc(r.Families, func(f Family) bool { return !met(f) && !available(f) }) {
+			w.fail(r, d, "is refused, and all could be had")
+		}
 		return
 	}
 	for _, f := range d.Missing {
-		for _, p := range w.pools {
-			if !w.admits(p, r) || r.Pool != "" && p.Name != r.Pool || r.Pool == "" && !p.AutoAssign {
-				continue
-			}
-			for a := range w.all(p, f) {
-				if w.isFree(a) {
-					w.fail(r, d, "%s is free", a)
-				}
-			}
+		if available(f) {
+			w.fail(r, d, "%s is missing, and could be had", f)
 		}
 	}
 }

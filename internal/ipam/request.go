@@ -66,6 +66,10 @@ type User struct {
 
 func (u *User) is(svc Key, uid string) bool { return u.Service == svc && u.UID == uid }
 
+func (u *User) equal(other *User) bool {
+	return u.is(other.Service, other.UID) && u.ShareKey == other.ShareKey && u.Backends == other.Backends && slices.Equal(u.Ports, other.Ports)
+}
+
 // clash says why u cannot have an address beside other, in words that follow the address; "" if it can.
 func (u *User) clash(other *User) string {
 	switch {
