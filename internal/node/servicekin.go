@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	"k8s.io/client-go/rest"
 
 	"github.com/pintle-lb/pintle/internal/hearsay"
@@ -71,16 +72,24 @@ const keyAgain = 5 * time.Second
 
 // circleRun has the nodes talk to each other while some pool keeps its addresses without the API, until ctx ends.
 func (s *serviceNode) circleRun(ctx context.Context) error {
-	var end context.CancelFunc
-	done := make(chan error, 1)
-	stop := func() error {
-		if end == nil {
+	for s.untilKin(ctx, func(k service.Kin) bool { return k.Keep }) {
+		g, talking := errgroup.WithContext(ctx)
+		talking, end := context.WithCancel(talking)
+		g.Go(func() error { return s.circle.Run(talking) })
+		g.Go(func() error {
+			defer end()
+			s.untilKin(talking, func(k service.Kin) bool { return !k.Keep })
 			return nil
+		})
+		if err := g.Wait(); err != nil {
+			return err
 		}
-		end()
-		end = nil
-		return <-done
 	}
+	return nil
+}
+
+// untilKin follows who runs Pintle until that is so. It returns false when ctx ended before.
+func (s *serviceNode) untilKin(ctx context.Context, so func(service.Kin) bool) bool {
 	again := time.NewTicker(keyAgain)
 	defer again.Stop()
 	for {
@@ -95,19 +104,12 @@ func (s *serviceNode) circleRun(ctx context.Context) error {
 			peers = append(peers, hearsay.Peer{Name: name, Addr: addr})
 		}
 		s.circle.SetPeers(peers)
-		switch {
-		case kin.Keep && end == nil:
-			var talking context.Context
-			talking, end = context.WithCancel(ctx)
-			go func() { done <- s.circle.Run(talking) }()
-		case !kin.Keep && end != nil:
-			if err := stop(); err != nil {
-				return err
-			}
+		if so(kin) {
+			return true
 		}
 		select {
 		case <-ctx.Done():
-			return stop()
+			return false
 		case <-s.wants:
 		case <-again.C:
 		}
