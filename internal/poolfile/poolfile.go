@@ -12,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation"
 	"sigs.k8s.io/yaml"
 
+	"github.com/pintle-lb/pintle/internal/ipam"
 	"github.com/pintle-lb/pintle/internal/service/pintlev1"
 )
 
@@ -98,6 +99,22 @@ func (s Span) String() string {
 		return s.Prefix.String()
 	}
 	return s.First.String() + "-" + s.Last.String()
+}
+
+// Spell writes the addresses of a pool that leaves out the first and the last address of each prefix, or does not. What no
+// pool can have is left out, and problems say why.
+func Spell(spans []Span, skipFirstLast bool) (addresses []string, problems []error) {
+	for _, s := range spans {
+		if skipFirstLast && s.Prefix.IsValid() && s.Prefix.Addr().BitLen()-s.Prefix.Bits() < 2 {
+			s.Prefix = netip.Prefix{} // nothing would be left of it, and whoever wrote it meant these addresses
+		}
+		if _, err := ipam.ParseRange(s.String(), skipFirstLast); err != nil {
+			problems = append(problems, err)
+			continue
+		}
+		addresses = append(addresses, s.String())
+	}
+	return addresses, problems
 }
 
 // Overlaps reports whether there is an address in both.

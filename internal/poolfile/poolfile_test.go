@@ -1,6 +1,7 @@
 package poolfile
 
 import (
+	"slices"
 	"strings"
 	"testing"
 
@@ -59,6 +60,26 @@ func TestOverlaps(t *testing.T) {
 		}
 		if one.Overlaps(other) != want || other.Overlaps(one) != want {
 			t.Errorf("%s: want %v", pair, want)
+		}
+	}
+}
+
+func TestSpell(t *testing.T) {
+	var spans []Span
+	for _, text := range []string{"192.0.2.0/24", "192.0.2.0/31", "2001:db8::1/128", "192.0.2.10-192.0.2.20", "127.0.0.0/30", "10.0.0.0/7"} {
+		s, err := ParseSpan(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		spans = append(spans, s)
+	}
+	for skip, want := range map[bool][]string{
+		false: {"192.0.2.0/24", "192.0.2.0/31", "2001:db8::1/128", "192.0.2.10-192.0.2.20"},
+		true:  {"192.0.2.0/24", "192.0.2.0-192.0.2.1", "2001:db8::1-2001:db8::1", "192.0.2.10-192.0.2.20"},
+	} {
+		got, problems := Spell(spans, skip)
+		if !slices.Equal(got, want) || len(problems) != 2 || !strings.Contains(problems[0].Error(), "loopback") || !strings.Contains(problems[1].Error(), "too large") {
+			t.Errorf("skip %v: %q, %v", skip, got, problems)
 		}
 	}
 }
