@@ -31,9 +31,10 @@ type coordinator struct {
 	load     map[string]int                       // addresses wanted on each node, with what is being written
 	services map[ipam.Key]struct{}                // to be looked at
 	records  map[netip.Addr]struct{}
-	refused  map[ipam.Key]string // why a Service has not all that it asks for
-	again    map[any]retry       // objects whose last write failed, by key or address
-	busy     map[ipam.Key]bool   // Services whose status is being written
+	refused  map[ipam.Key]string   // why a Service has not all that it asks for
+	hoping   map[ipam.Key]struct{} // Services that have what they need, and would take more
+	again    map[any]retry         // objects whose last write failed, by key or address
+	busy     map[ipam.Key]bool     // Services whose status is being written
 	balanced time.Time
 }
 
@@ -45,7 +46,7 @@ type retry struct {
 
 func newCoordinator(f *Facts) *coordinator {
 	return &coordinator{Facts: f, book: ipam.NewBook(), users: map[ipam.Key]map[netip.Addr]struct{}{}, load: map[string]int{}, services: map[ipam.Key]struct{}{}, records: map[netip.Addr]struct{}{},
-		refused: map[ipam.Key]string{}, again: map[any]retry{}}
+		refused: map[ipam.Key]string{}, hoping: map[ipam.Key]struct{}{}, again: map[any]retry{}}
 }
 
 // everything has all Services and addresses looked at.
@@ -67,6 +68,7 @@ func (c *coordinator) wanting() {
 	for k := range c.refused {
 		c.services[k] = struct{}{}
 	}
+	maps.Copy(c.services, c.hoping)
 }
 
 // serviceChanged is told of a Service, also of one that is gone.
@@ -384,13 +386,13 @@ func (c *coordinator) update(r *Record, next *pintlev1.Address) (Write, bool) {
 // serve brings a Service in order. It is not done as long as it waits for a write that is under way.
 func (c *coordinator) serve(k ipam.Key) (done bool, out []Write) {
 	s := c.Services[k]
+	delete(c.refused, k)
+	delete(c.hoping, k)
 	if s == nil {
-		delete(c.refused, k)
 		delete(c.again, k)
 		return true, nil
 	}
 	if !c.ours(s) {
-		delete(c.refused, k)
 		return true, c.forsake(s)
 	}
 	for _, h := range c.book.Of(k, s.UID) { // its ports may be others than when it was noted
@@ -409,8 +411,8 @@ func (c *coordinator) serve(k ipam.Key) (done bool, out []Write) {
 	}
 	if !d.OK() {
 		c.refused[k] = ipam.Explain(d.Refused)
-	} else {
-		delete(c.refused, k)
+	} else if len(d.Missing) > 0 {
+		c.hoping[k] = struct{}{}
 	}
 	done = true
 	for _, g := range d.Take {
@@ -436,14 +438,12 @@ func (c *coordinator) report(s *Service, d ipam.Decision) []Write {
 		return c.tell(s, have, "Partly", c.refused[s.Key])
 	case !d.OK():
 		return c.tell(s, have, "NoAddress", c.refused[s.Key])
-	case len(have) == 0 && len(d.Keep) > 0:
-		return nil // they are being written
-	case badRoute != nil:
-		return c.tell(s, have, "BadRequest", badRoute.Error())
+	case len(have) < len(d.Keep):
+		return nil // the rest is being written
 	}
-	words := "it has " + strings.Join(texts(have), ", ")
-	if len(d.Notes) > 0 {
-		words += "; " + strings.Join(d.Notes, "; ")
+	words := "it has " + strings.Join(append([]string{strings.Join(texts(have), ", ")}, d.Notes...), "; ")
+	if badRoute != nil {
+		words += "; its routes go without what cannot be understood: " + badRoute.Error()
 	}
 	return c.tell(s, have, assignedReason, words)
 }

@@ -45,6 +45,7 @@ type holder struct {
 	keep  func(*leader.Lease) Gate // a gate that outlives the lease while the API is away; nil: there is none
 	again map[netip.Addr]retry
 
+	unfit     string
 	leftAt    leader.Instant // when this node began to leave
 	drainWait time.Duration  // how long it asks routers to prefer others then
 }
@@ -129,6 +130,7 @@ func (h *holder) rival(a netip.Addr) {
 func (h *holder) plan(word Word) State {
 	st := State{Targets: []arp.Target{}, Bound: []netip.Prefix{}, Guards: []vip.Guarded{}, Hushed: []netip.Addr{}, Routes: []bgp.Route{}}
 	h.forget()
+	h.unfit = word.Unfit // the others hear of it by the API only
 	now := map[netip.Addr]bool{}
 	for a, r := range h.Records {
 		if h.claims(r) {
@@ -190,7 +192,7 @@ func (h *holder) advertises(r *Record) bool {
 		return false
 	}
 	info := h.Nodes[h.Node]
-	if info == nil || info.Excluded || info.Cordoned || info.Weight == 0 || h.Roll[h.Node].Word.Unfit != "" {
+	if info == nil || info.Excluded || info.Cordoned || info.Weight == 0 || h.unfit != "" {
 		return false
 	}
 	if p := h.Pools[r.Object.Spec.Pool]; p != nil && !p.Nodes.Matches(info.Labels) {
