@@ -4,15 +4,17 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 
 	"github.com/spf13/cobra"
 
 	"github.com/pintle-lb/pintle/internal/kubevip"
+	"github.com/pintle-lb/pintle/internal/metallb"
 )
 
 func newImport() *cobra.Command {
 	c := group("import", "Make a configuration of another program's")
-	c.AddCommand(newImportKubeVIP())
+	c.AddCommand(newImportKubeVIP(), newImportMetalLB())
 	return c
 }
 
@@ -26,13 +28,9 @@ do. Exit status: 0 if there is a configuration, 2 if there can be none.`,
 		Example: `  pintle import kube-vip /etc/kubernetes/manifests/kube-vip.yaml > pintle.yaml
   kubectl -n kube-system get daemonset kube-vip-ds -o yaml | pintle import kube-vip - > pintle.yaml`,
 		RunE: func(c *cobra.Command, args []string) error {
-			name, read := args[0], os.ReadFile
-			if name == "-" {
-				name, read = "standard input", func(string) ([]byte, error) { return io.ReadAll(c.InOrStdin()) }
-			}
-			data, err := read(name)
+			name, data, err := readInput(c, args[0])
 			if err != nil {
-				return &badInput{err.Error()}
+				return err
 			}
 			out, notes, err := kubevip.Import(data, "pintle import kube-vip "+args[0])
 			for _, n := range notes {
@@ -45,4 +43,75 @@ do. Exit status: 0 if there is a configuration, 2 if there can be none.`,
 			return err
 		},
 	}
+}
+
+func newImportMetalLB() *cobra.Command {
+	var file string
+	c := &cobra.Command{
+		Use: "metallb FILE...", Short: "Make pools and a configuration of MetalLB's objects", Args: args(1, 1000),
+		Long: `Read objects of MetalLB (IPAddressPool, L2Advertisement, BGPAdvertisement, BGPPeer, BFDProfile, Community, and the
+ConfigMap of v0.12 and before), and print AddressPools for kubectl apply. - is standard input. Routers are not objects
+with Pintle but in the configuration of its nodes: if there are BGPPeers, a ConfigMap with it follows, unless
+--config-out names a file for it, as pintle manifest services takes one. Passwords of routers are not copied: it is told
+where to write them. Each setting that has no equivalent, or another meaning, is told on standard error, with what to
+do. Nothing is changed in the cluster. Exit status: 0 if there is something to print, 2 if there can be nothing.`,
+		Example: `  kubectl -n metallb-system get ipaddresspools,l2advertisements,bgpadvertisements,bgppeers,bfdprofiles,communities -o yaml > metallb.yaml
+  pintle import metallb metallb.yaml --config-out pintle.yaml > pools.yaml
+  pintle import metallb metallb.yaml | kubectl apply -f -`,
+		RunE: func(c *cobra.Command, args []string) error {
+			var sources []metallb.Source
+			for _, name := range args {
+				s := metallb.Source{Name: name}
+				var err error
+				if s.Name, s.Data, err = readInput(c, name); err != nil {
+					return err
+				}
+				sources = append(sources, s)
+			}
+			r, notes, err := metallb.Import(sources, "pintle import metallb "+strings.Join(args, " "))
+			for _, n := range notes {
+				if n.File != "" {
+					fmt.Fprint(c.ErrOrStderr(), n.File, ": ")
+				}
+				fmt.Fprintln(c.ErrOrStderr(), n)
+			}
+			if err != nil {
+				return &badInput{err.Error()}
+			}
+			return printImport(c, r, file)
+		},
+	}
+	c.Flags().StringVar(&file, "config-out", "", "write the configuration into this file instead of printing a ConfigMap")
+	return c
+}
+
+// printImport prints objects for kubectl, and writes the configuration where it is wanted.
+func printImport(c *cobra.Command, r metallb.Result, file string) error {
+	out := r.Pools
+	switch {
+	case file != "":
+		if err := os.WriteFile(file, r.Config, 0o644); err != nil {
+			return err
+		}
+	case r.Needed:
+		if len(out) > 0 {
+			out = append(out, "---\n"...)
+		}
+		out = append(out, metallb.ConfigMap(r.Config)...)
+	}
+	_, err := c.OutOrStdout().Write(out)
+	return err
+}
+
+// readInput reads a file that a person named, and returns what to call it.
+func readInput(c *cobra.Command, name string) (string, []byte, error) {
+	read := os.ReadFile
+	if name == "-" {
+		name, read = "standard input", func(string) ([]byte, error) { return io.ReadAll(c.InOrStdin()) }
+	}
+	data, err := read(name)
+	if err != nil {
+		return "", nil, &badInput{err.Error()}
+	}
+	return name, data, nil
 }

@@ -1,6 +1,7 @@
 package kubevip
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net"
@@ -12,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/pintle-lb/pintle/internal/service/pintlev1"
 	"github.com/pintle-lb/pintle/manifests"
 )
 
@@ -25,6 +27,7 @@ type draft struct {
 
 	addr, oldAddr     setting
 	keeps, serves     string // cp_enable, svc_enable
+	servedOn          string // vip_servicesinterface
 	service, servedAt string // KUBERNETES_SERVICE_HOST, _PORT
 }
 
@@ -59,12 +62,14 @@ func (d *draft) effective(all []setting) []setting {
 	return out
 }
 
+const unknown = "is not known here: look it up in kube-vip's documentation, and whether Pintle has the like in its reference"
+
 // use takes over one setting, or says why not.
 func (d *draft) use(s setting) {
 	k, ok := lookUp(s)
 	switch {
 	case !ok:
-		d.note(s, "is not known here: look it up in kube-vip's documentation, and whether Pintle has the like in its reference")
+		d.note(s, "%s", unknown)
 	case s.from != "" && k.take == nil:
 		d.note(s, "%s", k.why)
 	case s.from != "" && !k.where:
@@ -154,8 +159,36 @@ func (d *draft) port(s setting) {
 func (d *draft) services(s setting) {
 	d.serves = s.value
 	if isTrue(s.value) {
-		d.note(s, "%s", notServices)
+		d.note(s, "Services are for another Pintle, on every node: pintle manifest services. Its pools: pintle import kube-vip with the ConfigMap kubevip of the cloud provider")
 	}
+}
+
+func (d *draft) serviceLink(s setting) {
+	d.servedOn = s.value
+	d.note(s, "is links of an AddressPool; without, an address is announced on the link that has its subnet")
+}
+
+// servesOnly reports whether it keeps no address of a control plane.
+func (d *draft) servesOnly() bool { return !isTrue(d.keeps) && (d.keeps != "" || isTrue(d.serves)) }
+
+// serve makes pools for a kube-vip that serves Services only.
+func (d *draft) serve(objects []object, data map[string]string, madeBy string) ([]byte, error) {
+	if data == nil {
+		return nil, errors.New("it keeps no address of a control plane (cp_enable is not true). For Services: " +
+			"pintle manifest services, and for their pools pintle import kube-vip with the ConfigMap kubevip of the cloud provider")
+	}
+	d.provider(objects)
+	w := ways{announce: []string{pintlev1.AnnounceARP}}
+	switch link := cmp.Or(d.servedOn, strings.Join(d.plane.Links, "")); {
+	case d.mode.bgp:
+		w.announce = []string{pintlev1.AnnounceBGP}
+		d.note(setting{name: "bgp_enable", value: "true"}, "pools are announced by BGP, to the routers of section bgp of the configuration: write it there, and pintle manifest services takes it with --config")
+	case d.mode.table:
+		d.note(setting{name: "vip_routingtable", value: "true"}, "pools are announced by ARP or by BGP, not in a table: this is ARP; for routers announce: [bgp]")
+	case link != "":
+		w.links = []string{link}
+	}
+	return d.pools(data, w, madeBy)
 }
 
 func (d *draft) arp(s setting) {
@@ -334,9 +367,6 @@ func (d *draft) surroundings(w workload) {
 
 // config is the configuration that came of it.
 func (d *draft) config() ([]byte, error) {
-	if !isTrue(d.keeps) && (d.keeps != "" || isTrue(d.serves)) {
-		return nil, errors.New("it keeps no address of a control plane (cp_enable is not true), and Services are not in Pintle yet")
-	}
 	if err := d.parseAddresses(); err != nil {
 		return nil, err
 	}

@@ -226,10 +226,14 @@ func FuzzImport(f *testing.F) {
 		_, text, _ := strings.Cut(part, " --\n")
 		f.Add([]byte(text))
 	}
+	f.Add([]byte(configMap("cidr-global: 10.0.9.0/24,2001:db8::/64", "range-dev: 10.0.1.1-10.0.1.9", "interface-dev: eth1", "allow-share-dev: 'true'", "skip-end-ips-in-cidr: 'true'")))
 	f.Fuzz(func(t *testing.T, manifest []byte) {
 		config, notes, err := Import(manifest, "")
 		if err == nil && len(config) == 0 {
 			t.Error("neither a configuration nor an error")
+		}
+		if err == nil && strings.Contains(string(config), "kind: AddressPool") {
+			readPools(t, config)
 		}
 		for _, n := range notes {
 			if n.Name == "" && n.Value == "" || n.Text == "" {

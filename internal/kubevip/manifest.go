@@ -1,7 +1,8 @@
 // Package kubevip reads the manifests of kube-vip, another keeper of addresses, and says what Pintle makes of them.
 //
 // manifest.go finds the container and its settings, settings.go knows each of them, draft.go is the configuration
-// that comes of it. What has no equivalent is told, setting by setting; nothing is dropped in silence.
+// that comes of it, and pools.go makes pools of the cloud provider's ConfigMap. What has no equivalent is told, setting
+// by setting; nothing is dropped in silence.
 package kubevip
 
 import (
@@ -15,6 +16,7 @@ import (
 
 	"github.com/goccy/go-yaml"
 
+	"github.com/pintle-lb/pintle/internal/service/pintlev1"
 	"github.com/pintle-lb/pintle/manifests"
 )
 
@@ -32,15 +34,33 @@ func (n Note) String() string {
 	return n.Name + ": " + n.Value + ": " + n.Text
 }
 
-// Import reads a manifest of kube-vip: a Pod or a DaemonSet, alone, among other documents or in a List. It returns
-// Pintle's configuration, in which madeBy is named, and what there is to say of the settings. The notes are good also
-// if there is no configuration to be had, and the error says why.
-func Import(manifest []byte, madeBy string) (config []byte, notes []Note, err error) {
-	w, err := find(manifest)
+// Import reads a manifest of kube-vip, a Pod or a DaemonSet, or the ConfigMap of its cloud provider, alone, among other
+// documents or in a List. It returns Pintle's configuration for the address of the control plane, or AddressPools for
+// kubectl if there is none and there are pools; madeBy is named there. The notes say what there is to say of the settings.
+// They are good also if there is nothing to be had, and the error says why.
+func Import(manifest []byte, madeBy string) (out []byte, notes []Note, err error) {
+	objects, err := decode(manifest)
+	if err != nil {
+		return nil, nil, fmt.Errorf("%w; %s", err, want)
+	}
+	pools, err := poolMap(objects)
 	if err != nil {
 		return nil, nil, err
 	}
-	d := draft{static: w.kind == "Pod"}
+	w, err := find(objects)
+	d := draft{}
+	switch {
+	case err != nil && pools == nil:
+		return nil, nil, err
+	case err != nil && w.kind != "":
+		return nil, nil, err // several
+	case err != nil:
+		d.provider(objects)
+		d.note(setting{name: "announce"}, "pools are announced by ARP and neighbour discovery: for routers, announce: [bgp], and section bgp of the configuration of `pintle manifest services`")
+		out, err = d.pools(pools, ways{announce: []string{pintlev1.AnnounceARP}}, madeBy)
+		return out, d.notes, err
+	}
+	d.static = w.kind == "Pod"
 	d.plane.MadeBy = madeBy
 	d.routed.table = manifests.Table{Number: usualTable, Protocol: usualProtocol}
 	all := d.effective(w.settings())
@@ -48,15 +68,23 @@ func Import(manifest []byte, madeBy string) (config []byte, notes []Note, err er
 	for _, s := range all {
 		d.use(s)
 	}
+	if d.servesOnly() {
+		out, err = d.serve(objects, pools, madeBy)
+		return out, d.notes, err
+	}
 	d.surroundings(w)
-	config, err = d.config()
-	return config, d.notes, err
+	if pools != nil {
+		d.note(setting{name: "ConfigMap"}, "its pools are no part of this configuration: import it from a file of its own, and AddressPools come of it")
+	}
+	out, err = d.config()
+	return out, d.notes, err
 }
 
 // object is of any object of Kubernetes what is looked at here.
 type object struct {
 	Kind  string
 	Items []object
+	Data  any // of a ConfigMap
 	Spec  struct {
 		Containers []container
 		Volumes    []hostVolume
@@ -122,12 +150,8 @@ type workload struct {
 	paths     []string // of the host
 }
 
-// find returns the one workload that runs kube-vip.
-func find(manifest []byte) (workload, error) {
-	objects, err := decode(manifest)
-	if err != nil {
-		return workload{}, fmt.Errorf("%w; %s", err, want)
-	}
+// find returns the one workload that runs kube-vip; if there are several, one of them with an error.
+func find(objects []object) (workload, error) {
 	var found []workload
 	var others []string
 	for _, o := range objects {
@@ -141,7 +165,7 @@ func find(manifest []byte) (workload, error) {
 	return only(found, others)
 }
 
-const want = "want a static pod of kube-vip (often /etc/kubernetes/manifests/kube-vip.yaml) or its DaemonSet"
+const want = "want a static pod of kube-vip (often /etc/kubernetes/manifests/kube-vip.yaml) or its DaemonSet, or the ConfigMap kubevip of its cloud provider"
 
 // only is the one that was found; of the others it is said what they are.
 func only(found []workload, others []string) (workload, error) {
@@ -149,7 +173,7 @@ func only(found []workload, others []string) (workload, error) {
 	case len(found) == 1:
 		return found[0], nil
 	case len(found) > 1:
-		return workload{}, fmt.Errorf("there are %d containers of kube-vip: import them one at a time, each from a file of its own", len(found))
+		return found[0], fmt.Errorf("there are %d containers of kube-vip: import them one at a time, each from a file of its own", len(found))
 	case len(others) == 0:
 		return workload{}, errors.New("there is no object in it: " + want)
 	}
@@ -193,7 +217,7 @@ func unmarshal(doc []byte, o *object) (err error) {
 func (o object) describe() string {
 	kind := o.Kind
 	for _, c := range o.containers() {
-		if strings.HasPrefix(path.Base(c.Image), "kube-vip-cloud-provider") {
+		if isProvider(c) {
 			return "kube-vip's cloud provider, which keeps no address itself"
 		}
 		kind += " of " + c.Image

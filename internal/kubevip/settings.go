@@ -16,19 +16,20 @@ type known struct {
 func names(n ...string) []string { return n }
 
 const (
-	ownID       = "Pintle takes the node's first IPv4 address as its router ID: set bgp.routerID for another"
-	ownSource   = "a session is from the address that the node has towards the router: set localAddress for another"
-	notZebra    = "Pintle speaks BGP itself, and takes no routes from a daemon or to it: announce: [table] leaves them in a table"
-	notServices = "belongs to Services of type LoadBalancer, which Pintle does not serve yet: keep a kube-vip with cp_enable=false for them"
-	notBalance  = "Pintle does not balance: the node that has the address serves all that comes to it"
-	notTunnel   = "Pintle has no tunnels: it announces by ARP and neighbour discovery, by BGP, or in a table"
-	notMetal    = "Pintle speaks with no provider's API: it announces by ARP and neighbour discovery, by BGP, or in a table"
-	notEgress   = "Pintle does nothing with traffic that leaves: leave it to the network of the cluster"
-	notNames    = "Pintle takes addresses only, which stay as they are: write the address itself"
-	ownHealth   = "health says how a node asks its own API server, and with Pintle it counts in every mode"
-	notEtcd     = "Pintle elects by a Lease or by Raft, not in etcd"
-	byDuration  = "follows from lease.duration: the holder tries several times in it, and stops before it ends"
-	oldRaft     = "Pintle has an election of its own kind: pintle manifest pod --peers NAME=ADDRESS,... instead"
+	ownID      = "Pintle takes the node's first IPv4 address as its router ID: set bgp.routerID for another"
+	ownSource  = "a session is from the address that the node has towards the router: set localAddress for another"
+	notZebra   = "Pintle speaks BGP itself, and takes no routes from a daemon or to it: announce: [table] leaves them in a table"
+	ofServices = "belongs to Services of type LoadBalancer, which another Pintle serves (pintle manifest services): "
+	bySlices   = ofServices + "it always looks at all EndpointSlices"
+	notBalance = "Pintle does not balance: the node that has the address serves all that comes to it"
+	notTunnel  = "Pintle has no tunnels: it announces by ARP and neighbour discovery, by BGP, or in a table"
+	notMetal   = "Pintle speaks with no provider's API: it announces by ARP and neighbour discovery, by BGP, or in a table"
+	notEgress  = "Pintle does nothing with traffic that leaves: leave it to the network of the cluster"
+	notNames   = "Pintle takes addresses only, which stay as they are: write the address itself"
+	ownHealth  = "health says how a node asks its own API server, and with Pintle it counts in every mode"
+	notEtcd    = "Pintle elects by a Lease or by Raft, not in etcd"
+	byDuration = "follows from lease.duration: the holder tries several times in it, and stops before it ends"
+	oldRaft    = "Pintle has an election of its own kind: pintle manifest pod --peers NAME=ADDRESS,... instead"
 )
 
 // settings are all that kube-vip has had since its first releases.
@@ -85,21 +86,21 @@ var elections = []known{
 }
 
 var services = []known{
-	{env: names("svc_election"), flags: names("--servicesElection"), on: true, why: notServices},
-	{env: names("svc_namespace"), why: notServices},
-	{env: names("svc_leasename"), flags: names("--servicesLeaseName"), why: notServices},
-	{env: names("vip_servicesinterface"), flags: names("--serviceInterface", "--servicesInterface"), why: notServices},
-	{env: names("vip_configmap"), flags: names("--configMap"), why: notServices},
-	{env: names("lb_class_only"), flags: names("--lbClassOnly"), on: true, why: notServices},
-	{env: names("lb_class_name"), flags: names("--lbClassName"), why: notServices},
-	{env: names("lb_class_legacy_handling"), flags: names("--lbClassNameLegacyHandling"), on: true, why: notServices},
-	{env: names("enable_service_security"), flags: names("--onlyAllowTrafficServicePorts"), on: true, why: notServices},
-	{env: names("disable_service_updates"), flags: names("--disableServiceUpdates"), on: true, why: notServices},
-	{env: names("enable_endpoints"), flags: names("--enableEndpoints"), on: true, why: notServices},
-	{env: names("enable_endpointslices"), on: true, why: notServices},
+	{env: names("svc_election"), flags: names("--servicesElection"), on: true, why: ofServices + "it spreads addresses over the nodes, without an election for each"},
+	{env: names("svc_namespace"), why: ofServices + "it serves all namespaces; the annotation pintle.dev/ignore, or a loadBalancerClass, leaves Services out"},
+	{env: names("svc_leasename"), flags: names("--servicesLeaseName"), why: ofServices + "each node has one Lease of its own, pintle-node-NAME, in the namespace of services.namespace"},
+	{env: names("vip_servicesinterface"), flags: names("--serviceInterface", "--servicesInterface"), take: (*draft).serviceLink},
+	{env: names("vip_configmap"), flags: names("--configMap"), why: ofServices + "it reads AddressPools, which pintle import kube-vip makes of a ConfigMap of the cloud provider"},
+	{env: names("lb_class_only"), flags: names("--lbClassOnly"), on: true, why: ofServices + "services.unclassed: false in its configuration does it"},
+	{env: names("lb_class_name"), flags: names("--lbClassName"), why: ofServices + "services.class in its configuration does it"},
+	{env: names("lb_class_legacy_handling"), flags: names("--lbClassNameLegacyHandling"), on: true, why: ofServices + "a Service of another class is never touched"},
+	{env: names("enable_service_security"), flags: names("--onlyAllowTrafficServicePorts"), on: true, why: ofServices + "addresses are not bound to a link, so only Services can be reached by them; with bind: true in a pool only their ports and ICMP are let in"},
+	{env: names("disable_service_updates"), flags: names("--disableServiceUpdates"), on: true, why: ofServices + "it always writes status.loadBalancer, and nothing else of a Service"},
+	{env: names("enable_endpoints"), flags: names("--enableEndpoints"), on: true, why: bySlices},
+	{env: names("enable_endpointslices"), on: true, why: bySlices},
 	{env: names("enable_node_labeling"), flags: names("--enableNodeLabeling"), on: true, why: "Pintle puts no label on nodes: pintle status, and the Lease, say who holds the address"},
-	{env: names("mirror_dest_interface"), flags: names("--mirrorDestInterface"), why: notServices},
-	{env: names("enable_upnp"), on: true, why: notServices},
+	{env: names("mirror_dest_interface"), flags: names("--mirrorDestInterface"), why: ofServices + "it copies no traffic: leave that to tc"},
+	{env: names("enable_upnp"), on: true, why: ofServices + "it opens no ports in home routers: do it there"},
 	{env: names("iptables_backend"), why: notEgress},
 	{env: names("egress_podcidr"), why: notEgress},
 	{env: names("egress_servicecidr"), why: notEgress},
