@@ -23,6 +23,8 @@ type leaseSim struct {
 	rng     *rand.Rand
 	rates   map[string]float64
 	mixed   bool // nodes have different T; then nobody edits the object by hand too (see bid)
+	heirs   bool // processes have heirs; then there are no backups (see KubeConfig.Heir)
+	twin    bool // and one host has another's node name
 	backups []backup
 	trace   []string
 	probing int
@@ -54,13 +56,18 @@ func simulateLease(t *testing.T, seed uint64) {
 	s := &leaseSim{rng: rng, rates: map[string]float64{}, done: make(chan struct{}), over: make(chan struct{})}
 	lease := time.Duration(2+rng.IntN(4)) * time.Second
 	s.mixed = rng.IntN(4) == 0
+	s.heirs, s.twin = rng.IntN(3) == 0, rng.IntN(2) == 0
 	s.kubeWorld = newKubeWorld(t, 3+2*rng.IntN(2), func(c *KubeConfig) {
 		rate := s.rates[c.Node]
 		c.Duration = lease
 		c.Free = s.probe
+		if s.heirs {
+			c.Heir = "host of " + c.Node
+		}
 		if s.mixed && rate > 0 { // half-way through a change of the configuration
 			c.Duration = MinLease
 		}
+		c.Node = s.called(c.Node)
 		c.Clock = func() Instant {
 			d := time.Since(s.since)
 			return Instant(time.Hour) + Instant(d) + Instant(float64(d)*rate)
@@ -109,6 +116,14 @@ func (s *leaseSim) probe(ctx context.Context) error {
 		return errors.New("someone has the address")
 	}
 	return ctx.Err()
+}
+
+// called is the name that the configuration of a host gives its node.
+func (s *leaseSim) called(host string) string {
+	if s.heirs && s.twin && host == "n3" {
+		return "n1"
+	}
+	return host
 }
 
 func (s *leaseSim) startNode(n string) {
@@ -199,7 +214,7 @@ func (s *leaseSim) fault(t time.Duration) {
 			time.Sleep(3 * t)
 		}
 	case 19:
-		if len(s.backups) > 0 {
+		if len(s.backups) > 0 && !s.heirs {
 			s.restore(s.backups[s.rng.IntN(len(s.backups))], t)
 		}
 	}
@@ -323,7 +338,7 @@ func (s *leaseSim) settle() {
 		holder := ""
 		for _, n := range s.names {
 			if s.node(n).last().Lease.Valid() {
-				holder = n
+				holder = s.called(n)
 			}
 		}
 		agree := holder != ""

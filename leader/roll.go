@@ -140,9 +140,12 @@ func (r *Roll) Need(epochs map[string]uint64) {
 // coordinates, more for those who stand by.
 func (r *Roll) Lag(d time.Duration) {
 	r.mu.Lock()
+	was := r.lag
 	r.lag = max(d, 0)
 	r.mu.Unlock()
-	r.wake()
+	if d != was {
+		r.wake()
+	}
 }
 
 // PeerOf names the node that said it claims with a hardware address, "" for
