@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -30,12 +31,13 @@ type port struct {
 	addr   netip.Addr
 	in     chan []byte
 	closed chan struct{}
+	broken chan struct{}
 }
 
 func (e *ether) open(addr netip.Addr) (wire, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	p := &port{e, addr, make(chan []byte, 100), make(chan struct{})}
+	p := &port{e, addr, make(chan []byte, 100), make(chan struct{}), make(chan struct{})}
 	e.ports[addr] = p
 	return p, nil
 }
@@ -62,6 +64,8 @@ func (p *port) Receive(b []byte) (int, netip.AddrPort, error) {
 		return copy(b, got), netip.AddrPort{}, nil
 	case <-p.closed:
 		return 0, netip.AddrPort{}, net.ErrClosed
+	case <-p.broken:
+		return 0, netip.AddrPort{}, errors.New("the network is down")
 	}
 }
 
@@ -85,11 +89,13 @@ func inTown(t *testing.T, n int, f func(t *testing.T, w *town)) {
 	synctest.Test(t, func(t *testing.T) {
 		w := &town{ether: &ether{ports: map[netip.Addr]*port{}, cut: map[netip.Addr]bool{}, count: map[netip.Addr]int{}}, t: t}
 		start := time.Now()
-		for i, p := range peersUpTo(n) {
+		for range n {
 			w.keys = append(w.keys, testKey)
+		}
+		for i, p := range peersUpTo(n) {
 			w.logs = append(w.logs, &bytes.Buffer{})
 			c := New(Config{
-				Node: p.Name, Key: func() []byte { return w.keys[i] },
+				Node: p.Name, Key: func() []byte { return w.key(i) },
 				Clock: func() leader.Instant { return at(time.Since(start)) },
 				Log:   slog.New(slog.NewTextHandler(w.logs[i], nil)),
 			})
@@ -106,12 +112,32 @@ func inTown(t *testing.T, n int, f func(t *testing.T, w *town)) {
 	})
 }
 
+func (w *town) key(i int) []byte {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.keys[i]
+}
+
+func (w *town) setKey(i int, key []byte) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.keys[i] = key
+}
+
+// sent is how many datagrams node i has sent.
+func (w *town) sent(i int) int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.count[peersUpTo(i + 1)[i].Addr]
+}
+
 func (w *town) run(i int) {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
+	c := w.nodes[i]
 	go func() {
 		defer close(done)
-		if err := w.nodes[i].Run(ctx); err != nil {
+		if err := c.Run(ctx); err != nil {
 			w.t.Errorf("run: %v", err)
 		}
 	}()
@@ -222,7 +248,7 @@ func TestCutOffNode(t *testing.T) {
 
 func TestWrongKey(t *testing.T) {
 	inTown(t, 3, func(t *testing.T, w *town) {
-		w.keys[0] = []byte("another secret of a node")
+		w.setKey(0, []byte("another secret of a node"))
 		w.away(true)
 		time.Sleep(5 * Interval)
 		w.want(".LL", "n1 has another secret")
@@ -232,11 +258,18 @@ func TestWrongKey(t *testing.T) {
 		if s := w.nodes[1].Status()[1]; s.Node != "n1" || s.Err == nil || !strings.Contains(s.Err.Error(), "another secret") {
 			t.Errorf("n2 of n1: %+v", s)
 		}
-		w.keys[1], w.keys[2] = w.keys[0], w.keys[0]
+		for i := range w.nodes {
+			w.setKey(i, []byte("another secret of a node"))
+		}
 		time.Sleep(5 * Interval)
 		w.want("LLL", "all have the new secret")
 		if s := w.nodes[1].Status()[1]; s.Err != nil {
 			t.Errorf("n2 of n1: %+v", s)
+		}
+		w.block(0, true)
+		time.Sleep(10 * time.Second)
+		if s := w.nodes[1].Status()[1]; s.Err == nil || !strings.Contains(s.Err.Error(), "not heard for") {
+			t.Errorf("n2 of n1, which it does not hear: %+v", s)
 		}
 	})
 }
@@ -247,18 +280,18 @@ func TestNoKey(t *testing.T) {
 			w.away(true)
 			time.Sleep(3 * Interval)
 			w.want("LL", "with the secret")
-			w.keys[0] = []byte(key)
+			w.setKey(0, []byte(key))
 			time.Sleep(Fresh + 2*Interval)
 			w.want("..", "without")
-			before := w.count[peersUpTo(1)[0].Addr]
+			before := w.sent(0)
 			time.Sleep(3 * Interval)
-			if got := w.count[peersUpTo(1)[0].Addr] - before; got != 0 {
+			if got := w.sent(0) - before; got != 0 {
 				t.Errorf("%d datagrams without a secret", got)
 			}
 			if s := w.nodes[0].Status()[0]; !s.Self || s.Err == nil || !strings.Contains(s.Err.Error(), "secret") {
 				t.Errorf("n1 of itself: %+v", s)
 			}
-			w.keys[0] = testKey
+			w.setKey(0, testKey)
 			time.Sleep(3 * Interval)
 			w.want("LL", "with it again")
 		})
@@ -269,17 +302,21 @@ func TestNoKey(t *testing.T) {
 func TestNobodyIsAnswered(t *testing.T) {
 	inTown(t, 4, func(t *testing.T, w *town) {
 		time.Sleep(2*Interval + ms)
-		me := peersUpTo(1)[0].Addr
-		before := w.count[me]
-		heard := w.nodes[1].tally.say(at(time.Since(time.Now())))[0]
+		before := w.sent(0)
+		var heard datagram
+		w.nodes[1].change(func(now leader.Instant) { heard = letterTo(t, &w.nodes[1].tally, "n1", now) })
 		for range 1000 {
 			w.nodes[0].receive(heard.seal(testKey), netip.AddrPort{})
 			w.nodes[0].receive([]byte("hello?"), netip.AddrPort{})
 			w.nodes[0].receive(heard.seal([]byte("another secret of a node")), netip.AddrPort{})
 			time.Sleep(10 * ms)
 		}
-		if got, want := w.count[me]-before, 3*int(10*time.Second/Interval); got != want {
+		if got, want := w.sent(0)-before, 3*int(10*time.Second/Interval); got != want {
 			t.Errorf("%d datagrams in 10 s, want %d", got, want)
+		}
+		synctest.Wait()
+		if log := w.logs[0].String(); log != "" {
+			t.Errorf("who spoils for a quarrel between two nodes that hear each other fills the log:\n%s", log)
 		}
 	})
 }
@@ -288,12 +325,12 @@ func TestNobodyIsAnswered(t *testing.T) {
 func TestHurryIsBounded(t *testing.T) {
 	inTown(t, 2, func(t *testing.T, w *town) {
 		time.Sleep(Interval + ms)
-		before := w.count[peersUpTo(1)[0].Addr]
+		before := w.sent(0)
 		for i := range 10000 {
 			w.nodes[0].SetAway(i%2 == 0)
 			time.Sleep(ms)
 		}
-		if got, most := w.count[peersUpTo(1)[0].Addr]-before, int(10*time.Second/hurry)+1; got > most {
+		if got, most := w.sent(0)-before, int(10*time.Second/hurry)+1; got > most {
 			t.Errorf("%d datagrams in 10 s, want at most %d", got, most)
 		}
 	})
@@ -328,9 +365,10 @@ func TestAlone(t *testing.T) {
 func TestSocketThatCannotBeOpened(t *testing.T) {
 	inTown(t, 2, func(t *testing.T, w *town) {
 		w.stops[0]()
-		open, broken := w.nodes[0].open, true
+		open := w.nodes[0].open
+		var whole atomic.Bool
 		w.nodes[0].open = func() (wire, error) {
-			if broken {
+			if !whole.Load() {
 				return nil, errors.New("listen on UDP port 7402: it is taken")
 			}
 			return open()
@@ -345,7 +383,7 @@ func TestSocketThatCannotBeOpened(t *testing.T) {
 		if got := strings.Count(w.logs[0].String(), "it is taken"); got != 1 {
 			t.Errorf("the log tells %d times, want 1:\n%s", got, w.logs[0])
 		}
-		broken = false
+		whole.Store(true)
 		time.Sleep(reopen + 3*Interval)
 		w.want("LL", "the socket is there")
 		if s := w.nodes[0].Status()[0]; s.Err != nil {
@@ -353,11 +391,13 @@ func TestSocketThatCannotBeOpened(t *testing.T) {
 		}
 
 		w.mu.Lock()
-		close(w.ports[peersUpTo(1)[0].Addr].closed) // Receive fails
-		w.ports[peersUpTo(1)[0].Addr].closed = make(chan struct{})
+		close(w.ports[peersUpTo(1)[0].Addr].broken)
 		w.mu.Unlock()
 		time.Sleep(reopen + 3*Interval)
 		w.want("LL", "it broke, and there is another one")
+		if !strings.Contains(w.logs[0].String(), "the network is down") {
+			t.Errorf("the log does not tell that the socket broke:\n%s", w.logs[0])
+		}
 	})
 }
 

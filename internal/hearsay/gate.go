@@ -20,16 +20,16 @@ const quiet = 10 * time.Second
 // All methods may be called from any goroutine and with locks held. Valid takes no lock, and no system call beyond the clock's.
 type Gate struct {
 	circle *Circle
-	lease  *leader.Lease
-	rival  atomic.Int64 // when Drop was last called
-	shut   atomic.Bool
+	lease  *leader.Lease // nil: there was nothing to keep
+	rival  atomic.Int64  // when Drop was last called
 }
 
 // Gate returns a gate on lease. Who does not hold a valid lease has nothing to keep: then the gate is shut.
 func (c *Circle) Gate(lease *leader.Lease) *Gate {
-	g := &Gate{circle: c, lease: lease}
-	g.shut.Store(!lease.Valid())
-	return g
+	if !lease.Valid() {
+		lease = nil
+	}
+	return &Gate{circle: c, lease: lease}
 }
 
 // Valid reports whether this node may claim the address now.
@@ -40,8 +40,8 @@ func (g *Gate) Valid() bool {
 
 // Kept reports whether the gate is open although its lease has run out.
 func (g *Gate) Kept() bool {
-	open, kept := g.ask()
-	return open && kept
+	_, kept := g.ask()
+	return kept
 }
 
 // Drop says that another station was heard to claim the address, or that the node gives it up. It never shuts a gate whose
@@ -49,19 +49,19 @@ func (g *Gate) Kept() bool {
 func (g *Gate) Drop() { g.rival.Store(int64(g.circle.cfg.Clock())) }
 
 func (g *Gate) ask() (open, kept bool) {
-	if g.shut.Load() {
+	if g.lease == nil {
 		return false, false
 	}
 	now := g.circle.cfg.Clock() // before the deadline is read: nobody extends a lease that has run out by then
 	end := g.lease.Until()
 	switch {
-	case end != 0 && now < end:
+	case end == 0: // revoked, or found out by its elector to have run out: then the API answered
+		return false, false
+	case now < end:
 		return true, false
-	case end != 0 && !g.rivalled(end) && g.circle.lostSince(end, now):
-		return true, true
 	}
-	g.shut.Store(true)
-	return false, false
+	kept = !g.rivalled(end) && g.circle.lostSince(end, now)
+	return kept, kept
 }
 
 func (g *Gate) rivalled(end leader.Instant) bool {

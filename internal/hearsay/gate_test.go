@@ -34,6 +34,7 @@ var lives = []struct{ name, api, do, ask, want string }{
 	{"renewed, and the API answers at the end", "...A....AAAA", "   e", "", "vvvvvvvvkkkk"},
 	{"renewed too late: the API answered", "...AAAAAAA", "      e", "", "vvvvvk...."},
 	{"revoked before the end", "...AAAAAAA", "    r", "", "vvvv......"},
+	{"revoked, and away from the first", "AAAAAAAAAA", "    r", "", "vvvv......"},
 	{"revoked after the end", "...AAAAAAA", "       r", "", "vvvvvkk..."},
 	{"a rival after the end", "...AAAAAAA", "       d", "", "vvvvvkk..."},
 	{"a rival shortly before the end", "...AAAAAAA", "   d", "", "vvvvv....."},
@@ -45,13 +46,13 @@ var lives = []struct{ name, api, do, ask, want string }{
 func TestGate(t *testing.T) {
 	for _, l := range lives {
 		t.Run(l.name, func(t *testing.T) {
-			now := at(0)
+			now := leader.Instant(0)
 			c := aloneAt(&now)
 			lease := leader.NewLease(c.cfg.Clock, now.Add(5*time.Second))
 			gate := c.Gate(lease)
 			var got strings.Builder
 			for i := range l.want {
-				now = at(time.Duration(i) * time.Second)
+				now = leader.Instant(time.Duration(i) * time.Second)
 				c.SetAway(column(l.api, i) == 'A')
 				switch column(l.do, i) {
 				case 'e':
@@ -114,6 +115,31 @@ func TestGateOnNothing(t *testing.T) {
 		if g := c.Gate(lease); g.Valid() || g.Kept() {
 			t.Errorf("a gate on %s is open", name)
 		}
+	}
+}
+
+// A process that stands still hears nothing and notes nothing. It must not claim when it goes on, before it has done either.
+func TestGateOfFrozenProcess(t *testing.T) {
+	now := at(0)
+	c := New(Config{Node: "n1", Clock: func() leader.Instant { return now }})
+	c.SetPeers(peersUpTo(2))
+	c.setRuns(true)
+	c.SetAway(true)
+	other := village(2)["n2"]
+	other.away = true
+	gate := c.Gate(leader.NewLease(c.cfg.Clock, now.Add(time.Second)))
+	c.change(func(leader.Instant) { meet(t, other, &c.tally, now) })
+	now = at(1200 * ms)
+	if !gate.Valid() || !gate.Kept() || !c.Lost() {
+		t.Fatal("shut while both say away")
+	}
+	now = at(time.Minute)
+	if gate.Valid() || gate.Kept() || c.Lost() {
+		t.Error("open by what was heard a minute ago")
+	}
+	c.change(func(leader.Instant) { meet(t, other, &c.tally, now) })
+	if !c.Lost() || gate.Valid() {
+		t.Errorf("after new reports: lost %v, want true; open %v, want false", c.Lost(), gate.Valid())
 	}
 }
 

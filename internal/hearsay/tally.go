@@ -103,11 +103,8 @@ func (t *tally) hear(now leader.Instant, p *peer, d datagram) error {
 	case proven && d.echo.at > p.proof:
 		// A new process. What it repeats is younger than all that the former one has repeated, so this is no late datagram of
 		// a process before that.
-		p.away, p.until = false, 0
 	case p.live != (mark{}) && now < p.lived.Add(Fresh):
 		return errOtherLife // a recorded one must not make us deaf to the living
-	case d.mark.process == p.ear.process && d.mark.at <= p.ear.at:
-		return errRepeated
 	default: // perhaps a new process: it is told that we heard it, and has to repeat that
 		p.ear, p.heard = d.mark, now
 		return nil

@@ -156,6 +156,23 @@ func TestReportAges(t *testing.T) {
 	}
 }
 
+// A datagram of ours that takes long makes what repeats it look old. It takes back nothing of what was said before.
+func TestReportIsNotMadeOlder(t *testing.T) {
+	v := village(2)
+	n1, n2 := v["n1"], v["n2"]
+	n1.away, n2.away = true, true
+	talk(t, n1, n2, at(0))
+	slow := letterTo(t, n1, "n2", at(100*ms))
+	talk(t, n2, n1, at(1000*ms))
+	if err := take(t, n2, slow, at(1010*ms)); err != nil {
+		t.Fatal(err)
+	}
+	talk(t, n2, n1, at(1020*ms))
+	if got, want := n1.until(), at(950*ms).Add(Fresh); got != want {
+		t.Errorf("counts until %v, want %v", got.Sub(at(0)), want.Sub(at(0)))
+	}
+}
+
 // A sender that says it held our datagram for longer than can be, by its clock or by a lie, is not believed for longer than one
 // that wrote just now.
 func TestReportIsNeverOfTheFuture(t *testing.T) {
