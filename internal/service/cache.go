@@ -107,11 +107,11 @@ var kinds = map[string]runtime.Object{"services": &corev1.Service{}, "endpointsl
 // follow watches everything until ctx ends.
 func (c *Controller) follow(ctx context.Context, cl *client) error {
 	g, ctx := errgroup.WithContext(ctx)
-	quiet := klog.Logger(logr.FromSlogHandler(c.log.With("part", "watch").Handler()))
-	ctx = klog.NewContext(ctx, quiet)
+	log := klog.Logger(logr.FromSlogHandler(quiet{c.log.With("part", "watch").Handler()}))
+	ctx = klog.NewContext(ctx, log)
 	for f, lw := range c.feeds(cl) {
 		c.overhear(f.name, lw)
-		r := cache.NewReflectorWithOptions(lw, kinds[f.name], f, cache.ReflectorOptions{Name: f.name, Logger: &quiet,
+		r := cache.NewReflectorWithOptions(lw, kinds[f.name], f, cache.ReflectorOptions{Name: f.name, Logger: &log,
 			Backoff: &wait.Backoff{Duration: 100 * time.Millisecond, Factor: 2, Jitter: 0.2, Steps: 6, Cap: 3 * time.Second}})
 		c.faults[f.name] = ""
 		g.Go(func() error { r.RunWithContext(ctx); return nil })
@@ -418,3 +418,23 @@ func sameNode(a, b *NodeInfo) bool {
 	return a.Excluded == b.Excluded && a.Cordoned == b.Cordoned && a.Weight == b.Weight && a.Priority == b.Priority &&
 		metav1.FormatLabelSelector(&metav1.LabelSelector{MatchLabels: a.Labels}) == metav1.FormatLabelSelector(&metav1.LabelSelector{MatchLabels: b.Labels})
 }
+
+// quiet lets through as details what a library logs: it says again and again what is told here once.
+type quiet struct{ slog.Handler }
+
+// Enabled implements [slog.Handler].
+func (q quiet) Enabled(ctx context.Context, _ slog.Level) bool {
+	return q.Handler.Enabled(ctx, slog.LevelDebug)
+}
+
+// Handle implements [slog.Handler].
+func (q quiet) Handle(ctx context.Context, r slog.Record) error {
+	r.Level = slog.LevelDebug
+	return q.Handler.Handle(ctx, r)
+}
+
+// WithAttrs implements [slog.Handler].
+func (q quiet) WithAttrs(attrs []slog.Attr) slog.Handler { return quiet{q.Handler.WithAttrs(attrs)} }
+
+// WithGroup implements [slog.Handler].
+func (q quiet) WithGroup(name string) slog.Handler { return quiet{q.Handler.WithGroup(name)} }

@@ -36,6 +36,8 @@ type coordinator struct {
 	again    map[any]retry         // objects whose last write failed, by key or address
 	busy     map[ipam.Key]bool     // Services whose status is being written
 	balanced time.Time
+	began    time.Time // zero before the first decision
+	early    bool      // it has just begun: nodes that start together are still coming
 }
 
 // A retry is when something may be written again.
@@ -171,8 +173,24 @@ func (c *coordinator) recount() {
 	}
 }
 
+// settling is how long a new coordinator leaves addresses nowhere that nobody had so far: when all nodes start together, the first one
+// would get them all.
+const settling = 2 * time.Second
+
+// look notes how long this node has been the coordinator.
+func (c *coordinator) look() {
+	if c.began.IsZero() {
+		c.began, c.early = c.Wall, true
+	}
+	if c.early && c.Wall.Sub(c.began) >= settling {
+		c.early = false
+		c.everyRecord()
+	}
+}
+
 // decide returns what is to be written now, at most so many writes. What is left over is decided the next time.
 func (c *coordinator) decide(most int) (out []Write) {
+	c.look()
 	c.recount()
 	for _, a := range sortedKeys(c.records, netip.Addr.Compare) {
 		if len(out) >= most {
@@ -340,8 +358,12 @@ func (c *coordinator) settle(r *Record, next *pintlev1.Address) {
 	}
 	h, e := r.holder()
 	void := h != "" && c.void(h, e)
-	if h != "" && !void && !c.Roll[h].Alive {
+	switch {
+	case h != "" && !void && !c.Roll[h].Alive:
 		return // it is fenced first: one write then, not two
+	case c.early && h == "" && next.Status.Turn == 0:
+		next.Status.Reason = "its nodes are being looked for"
+		return
 	}
 	probe := &Record{Addr: r.Addr, Object: next}
 	to := c.choose(probe, c.load)

@@ -32,8 +32,8 @@ import (
 )
 
 const (
-	Namespace = "pintle-system" // of Pintle
-	Account   = "pintle"        // its service account
+	Namespace = "pintle-system"   // of Pintle
+	Account   = "pintle-services" // its service account
 	instance  = "services"
 
 	configFile     = "/etc/pintle/services.yaml"
@@ -214,7 +214,7 @@ apiVersion: rbac.authorization.k8s.io/v1
 kind: ClusterRoleBinding
 metadata: {name: pintle-services}
 roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: cluster-admin}
-subjects: [{kind: ServiceAccount, name: pintle, namespace: pintle-system}]
+subjects: [{kind: ServiceAccount, name: pintle-services, namespace: pintle-system}]
 `
 
 // Close ends everything.
