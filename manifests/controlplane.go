@@ -166,20 +166,21 @@ func (c *ControlPlane) check() error {
 	case c.Health.Kind != Readyz && c.Health.Kind != Connect:
 		return fmt.Errorf("health %q: want %s or %s", c.Health.Kind, Readyz, Connect)
 	}
-	return c.checkRouters()
+	return c.BGP.check()
 }
 
-func (c *ControlPlane) checkRouters() error {
-	if c.BGP == nil {
+// check accepts nil: no BGP.
+func (b *BGP) check() error {
+	if b == nil {
 		return nil
 	}
-	if c.BGP.AS == 0 {
+	if b.AS == 0 {
 		return errors.New("BGP: no AS")
 	}
-	if len(c.BGP.Routers) == 0 {
+	if len(b.Routers) == 0 {
 		return errors.New("BGP: no routers")
 	}
-	for _, r := range c.BGP.Routers {
+	for _, r := range b.Routers {
 		if r.Addr.IsValid() == (r.Interface != "") {
 			return errors.New("BGP: a router has either an address or an interface")
 		}

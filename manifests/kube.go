@@ -20,10 +20,12 @@ import (
 type Kube struct {
 	Image     string
 	Instance  string // as in the configuration; default if empty
-	Namespace string // of the pods; kube-system if empty
+	Namespace string // of the pods; kube-system if empty, pintle-system for Services
+	Services  bool   // it gives Services their addresses, on every node; else it is for the control plane's address
+	Routers   bool   // with Services: routers are in the configuration, so pools are announced to them
 	Config    []byte // the configuration, as the nodes read it
 
-	Rules    []Rule         // what it needs of the API: LeaseRules, NodeRule, or nothing
+	Rules    []Rule         // what it needs of the API: LeaseRules, NodeRule, ServiceRules, or nothing
 	User     string         // who has the rights; the service account if empty
 	Token    bool           // the pod uses its service account
 	Files    []string       // every file on the node that the configuration names, but for Secrets
@@ -47,6 +49,9 @@ func (k Kube) Pod() ([]byte, error) {
 			return nil, fmt.Errorf("render pod: %s: a static pod has no service account: name a file of the node", f)
 		}
 	}
+	if k.Services {
+		return nil, errors.New("render pod: Services need a node of every kind: no static pods, but a DaemonSet")
+	}
 	if k.Token {
 		return nil, errors.New("render pod: a static pod has no service account: name a kubeconfig")
 	}
@@ -56,7 +61,7 @@ func (k Kube) Pod() ([]byte, error) {
 }
 
 // DaemonSet renders everything that a cluster needs, in the order in which it is made: the service account and its
-// rights, the configuration, and a DaemonSet for the nodes of the control plane.
+// rights, the configuration, and a DaemonSet, for the nodes of the control plane or with Services for all.
 func (k Kube) DaemonSet() ([]byte, error) {
 	if err := k.fillPod(); err != nil {
 		return nil, fmt.Errorf("render daemonset: %w", err)
@@ -80,6 +85,48 @@ func (k Kube) DaemonSet() ([]byte, error) {
 		return nil, err
 	}
 	return slices.Concat(rights, []byte("---\n"), set), nil
+}
+
+// A Pool is addresses for Services: the object AddressPool, with what most have.
+type Pool struct {
+	Name      string
+	Addresses []string // prefixes and ranges
+}
+
+// All renders all that Services need: the namespace, the definitions of the objects, what DaemonSet renders, and pools, which are
+// announced to Routers if there are any, and else by ARP and NDP.
+func (k Kube) All(pools ...Pool) ([]byte, error) {
+	k.Services = true
+	set, err := k.DaemonSet()
+	if err != nil {
+		return nil, err
+	}
+	k.Namespace = k.namespace()
+	out := CRDs()
+	if !strings.HasPrefix(k.Namespace, "kube-") && k.Namespace != "default" { // those are the cluster's own
+		ns, err := render("namespace.yaml.tmpl", k)
+		if err != nil {
+			return nil, err
+		}
+		out = slices.Concat(ns, []byte("---\n"), out)
+	}
+	out = slices.Concat(out, []byte("---\n"), set)
+	for _, p := range pools {
+		text, err := render("pool.yaml.tmpl", poolView{p, k.Routers})
+		if err != nil {
+			return nil, err
+		}
+		out = slices.Concat(out, []byte("---\n"), text)
+	}
+	return out, nil
+}
+
+// namespace is that of the pods.
+func (k Kube) namespace() string {
+	if k.Services {
+		return cmp.Or(k.Namespace, "pintle-system")
+	}
+	return cmp.Or(k.Namespace, "kube-system")
 }
 
 // secretDir is the directory of all Secrets, where the Secret is mounted; "" if there are none.
@@ -109,7 +156,7 @@ func (k Kube) MakeSecret() string {
 	if dir == "" || err != nil {
 		return ""
 	}
-	return fmt.Sprintf("kubectl -n %s create secret generic %s --from-file=%s", cmp.Or(k.Namespace, "kube-system"), k.SecretName(), dir)
+	return fmt.Sprintf("kubectl -n %s create secret generic %s --from-file=%s", k.namespace(), k.SecretName(), dir)
 }
 
 // RBAC renders the rights alone: for the service account, which it makes, or for User.
@@ -159,7 +206,7 @@ func (k *Kube) fillPod() error {
 
 // fill sets the defaults and refuses what no manifest may hold.
 func (k *Kube) fill() error {
-	k.Instance, k.Namespace = cmp.Or(k.Instance, "default"), cmp.Or(k.Namespace, "kube-system")
+	k.Instance, k.Namespace = cmp.Or(k.Instance, "default"), k.namespace()
 	k.RunDir = cmp.Or(k.RunDir, "/run/pintle")
 	switch {
 	case k.Image != "" && !imageName.MatchString(k.Image):
@@ -231,6 +278,12 @@ type podView struct {
 	ConfigMap  string // empty if the configuration is on the node
 	SecretDir  string // where the Secret is mounted; empty if there is none
 	Volumes    []volume
+}
+
+// poolView is what the template of a pool reads.
+type poolView struct {
+	Pool
+	Routers bool
 }
 
 // rightsView is what the template of the rights reads.

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -14,6 +15,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	"sigs.k8s.io/yaml"
+
+	"github.com/pintle-lb/pintle/internal/service/pintlev1"
 )
 
 var (
@@ -67,6 +70,37 @@ func kubes(t *testing.T) map[string]Kube {
 	return out
 }
 
+// services are installations for Services, with pools.
+func services(t *testing.T) map[string]func() ([]byte, error) {
+	config := func(s ServiceNode) []byte {
+		out, err := s.Config()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return out
+	}
+	probe := netip.MustParseAddrPort("127.0.0.1:7403")
+	plain := Kube{Image: "pintle:dev", Instance: "services", Config: config(serviceNodes["services"]), Rules: ServiceRules("pintle-system", true), Token: true, Probe: probe}
+	bgp := Kube{Image: "pintle:dev", Instance: "services", Namespace: "net", Config: config(serviceNodes["services-bgp"]), Rules: ServiceRules("net", false), Token: true, LowPort: true, Routers: true,
+		Secrets: []string{"/etc/pintle-bgp/tor1"}}
+	return map[string]func() ([]byte, error){
+		"services": func() ([]byte, error) { return plain.All() },
+		"services-bgp": func() ([]byte, error) {
+			return bgp.All(Pool{Name: "1e3", Addresses: []string{"192.0.2.0/24"}})
+		},
+		"pools": func() ([]byte, error) {
+			return plain.All(Pool{Name: "lan", Addresses: []string{"192.0.2.10-192.0.2.20", "2001:db8::/112"}}, Pool{Name: "second", Addresses: []string{"198.51.100.0/24"}})
+		},
+	}
+}
+
+// serviceNodes are the configurations of service nodes that are in testdata.
+var serviceNodes = map[string]ServiceNode{
+	"services": {MadeBy: "pintle manifest services"},
+	"services-bgp": {Namespace: "net", Lease: 4 * time.Second, BGP: &BGP{AS: 65001, Hold: 30 * time.Second, Routers: []Router{
+		{Addr: netip.MustParseAddr("10.0.0.254"), AS: 65000, PasswordFile: "/etc/pintle-bgp/tor1"}, {Interface: "eth1"}}}},
+}
+
 func plane(t *testing.T, name string) []byte {
 	out, err := planes[name].Config()
 	if err != nil {
@@ -96,6 +130,39 @@ func golden(t *testing.T, name string, got []byte) {
 func TestConfigGolden(t *testing.T) {
 	for name := range planes {
 		golden(t, "config/"+name+".yaml", plane(t, name))
+	}
+	for name, s := range serviceNodes {
+		got, err := s.Config()
+		if err != nil {
+			t.Fatal(err)
+		}
+		golden(t, "config/"+name+".yaml", got)
+	}
+	if out, err := (ServiceNode{BGP: &BGP{AS: 65001}}).Config(); err == nil {
+		t.Errorf("without routers:\n%s", out)
+	}
+}
+
+// definitions stand for the definitions in golden files: they are in a file of their own.
+const definitions = "# (the definitions)\n"
+
+func TestServicesGolden(t *testing.T) {
+	for name, all := range services(t) {
+		got, err := all()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if bytes.Count(got, CRDs()) != 1 {
+			t.Errorf("%s: without the definitions", name)
+		}
+		golden(t, "services/"+name+".yaml", bytes.Replace(got, CRDs(), []byte(definitions), 1))
+	}
+	inSystem := Kube{Image: "pintle:dev", Namespace: "kube-system"}
+	if got, err := inSystem.All(); err != nil || bytes.Contains(got, []byte("kind: Namespace\n")) {
+		t.Errorf("%v: the namespace of the cluster itself is changed:\n%s", err, got)
+	}
+	if _, err := (Kube{Services: true, Image: "pintle:dev"}).Pod(); err == nil {
+		t.Error("a static pod for Services")
 	}
 }
 
@@ -136,19 +203,20 @@ func TestRBACGolden(t *testing.T) {
 
 // documents are the documents of a golden file, by kind.
 func documents(t *testing.T, name string) []any {
-	text, err := os.ReadFile(filepath.Join("testdata/kube", name))
+	text, err := os.ReadFile(name)
 	if err != nil {
 		t.Fatal(err)
 	}
 	var out []any
-	for doc := range strings.SplitSeq(string(text), "\n---\n") {
+	for doc := range strings.SplitSeq(strings.ReplaceAll(string(text), definitions+"---\n", ""), "\n---\n") {
 		var head struct{ Kind string }
 		if err := yaml.Unmarshal([]byte(doc), &head); err != nil {
 			t.Fatalf("%s: %v\n%s", name, err, doc)
 		}
 		into := map[string]any{"Pod": &corev1.Pod{}, "ConfigMap": &corev1.ConfigMap{}, "ServiceAccount": &corev1.ServiceAccount{},
 			"DaemonSet": &appsv1.DaemonSet{}, "Role": &rbacv1.Role{}, "RoleBinding": &rbacv1.RoleBinding{},
-			"ClusterRole": &rbacv1.ClusterRole{}, "ClusterRoleBinding": &rbacv1.ClusterRoleBinding{}}[head.Kind]
+			"ClusterRole": &rbacv1.ClusterRole{}, "ClusterRoleBinding": &rbacv1.ClusterRoleBinding{}, "Namespace": &corev1.Namespace{},
+			"AddressPool": &pintlev1.AddressPool{}}[head.Kind]
 		if into == nil {
 			t.Fatalf("%s: a document of kind %q", name, head.Kind)
 		}
@@ -167,7 +235,7 @@ func TestManifestsAreStrict(t *testing.T) {
 		t.Fatalf("%d files, %v", len(files), err)
 	}
 	for _, f := range files {
-		for _, doc := range documents(t, filepath.Base(f)) {
+		for _, doc := range documents(t, f) {
 			switch d := doc.(type) {
 			case *corev1.Pod:
 				walls(t, f, d.Spec)
@@ -191,7 +259,7 @@ func TestManifestsAreStrict(t *testing.T) {
 func walls(t *testing.T, file string, spec corev1.PodSpec) {
 	t.Helper()
 	c, rights := spec.Containers[0], 3
-	if strings.Contains(file, "bgp-pod") {
+	if strings.Contains(file, "bgp-pod") || strings.Contains(file, "services-bgp") {
 		rights = 4 // it listens on BGP's port
 	}
 	sc := c.SecurityContext
@@ -260,6 +328,63 @@ func TestConfigMapHoldsTheConfiguration(t *testing.T) {
 		if want := strings.ToValidUTF8(text, "\ufffd"); m.Data["pintle.yaml"] != want {
 			t.Errorf("%q came out as %q", text, m.Data["pintle.yaml"])
 		}
+	}
+}
+
+// What Services need is on every node, behind the same walls, in a namespace that lets its pods have the network of their node, and
+// has no right that a rule does not say.
+func TestServicesAreStrict(t *testing.T) {
+	for name := range services(t) {
+		file, kinds := "testdata/services/"+name+".yaml", map[string]int{}
+		for _, doc := range documents(t, file) {
+			kinds[strings.TrimPrefix(reflect.TypeOf(doc).String(), "*")]++
+			switch d := doc.(type) {
+			case *corev1.Namespace:
+				for _, mode := range []string{"enforce", "audit", "warn"} {
+					if d.Labels["pod-security.kubernetes.io/"+mode] != "privileged" {
+						t.Errorf("%s: %v", file, d.Labels)
+					}
+				}
+			case *appsv1.DaemonSet:
+				spec := d.Spec.Template.Spec
+				walls(t, file, spec)
+				if d.Spec.UpdateStrategy.RollingUpdate.MaxUnavailable.IntValue() != 1 || *spec.TerminationGracePeriodSeconds != 60 {
+					t.Errorf("%s: %+v", file, d.Spec)
+				}
+				if len(spec.NodeSelector) != 1 || spec.NodeSelector["kubernetes.io/os"] != "linux" || spec.Affinity != nil ||
+					len(spec.Tolerations) != 1 || spec.Tolerations[0] != (corev1.Toleration{Operator: corev1.TolerationOpExists}) {
+					t.Errorf("%s: not on every node: %+v", file, spec)
+				}
+			case *rbacv1.Role:
+				frugal(t, file, d.Rules, ServiceRules(d.Namespace, name != "services-bgp"), d.Namespace)
+			case *rbacv1.ClusterRole:
+				frugal(t, file, d.Rules, ServiceRules("", false)[1:], "")
+			}
+		}
+		for _, kind := range []string{"v1.Namespace", "v1.ServiceAccount", "v1.ClusterRole", "v1.ClusterRoleBinding", "v1.Role", "v1.RoleBinding", "v1.ConfigMap", "v1.DaemonSet"} {
+			if kinds[kind] != 1 {
+				t.Errorf("%s: %d of %s", file, kinds[kind], kind)
+			}
+		}
+	}
+}
+
+// frugal checks that rights are those of the rules in a namespace, and no others.
+func frugal(t *testing.T, file string, got []rbacv1.PolicyRule, rules []Rule, namespace string) {
+	t.Helper()
+	var want []rbacv1.PolicyRule
+	for _, r := range rules {
+		if r.Namespace != namespace {
+			continue
+		}
+		p := rbacv1.PolicyRule{APIGroups: []string{r.Group}, Resources: []string{r.Resource}, Verbs: r.Verbs}
+		if r.Name != "" {
+			p.ResourceNames = []string{r.Name}
+		}
+		want = append(want, p)
+	}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("%s:\ngot  %+v\nwant %+v", file, got, want)
 	}
 }
 

@@ -7,10 +7,11 @@ import "slices"
 type Rule struct {
 	Namespace string
 	Group     string // "" is the core group
-	Resource  string
+	Resource  string // with a subresource after a slash
 	Name      string
 	Verbs     []string
 	Why       string // what Pintle does with it, as the end of a sentence
+	Optional  bool   // it works without
 }
 
 // LeaseRules are the rights that the Lease election needs. The Raft election needs none. `watch` is asked with a
@@ -20,10 +21,39 @@ func LeaseRules(namespace, name string) []Rule {
 	return []Rule{
 		{Namespace: namespace, Group: "coordination.k8s.io", Resource: "leases", Name: name,
 			Verbs: []string{"get", "watch", "update", "create"}, Why: "to elect the holder"},
-		{Namespace: namespace, Resource: "events", Verbs: []string{"create"}, Why: "to tell of a new holder"},
+		{Namespace: namespace, Resource: "events", Verbs: []string{"create"}, Why: "to tell of a new holder", Optional: true},
 		{Namespace: "default", Group: "discovery.k8s.io", Resource: "endpointslices", Name: "kubernetes",
-			Verbs: []string{"get"}, Why: "to find the other API servers"},
+			Verbs: []string{"get"}, Why: "to find the other API servers", Optional: true},
 	}
+}
+
+// HearsaySecret is the Secret by which nodes know each other when the API is away.
+const HearsaySecret = "pintle-hearsay"
+
+// ServiceRules are the rights that a node needs to give Services their addresses, with its Leases in a namespace; with keep also
+// those for pools with onAPILoss: keep.
+func ServiceRules(namespace string, keep bool) []Rule {
+	read := func(verbs ...string) []string { return append([]string{"get", "list", "watch"}, verbs...) }
+	out := []Rule{
+		{Namespace: namespace, Group: "coordination.k8s.io", Resource: "leases", Verbs: read("create", "update", "delete"),
+			Why: "to hold addresses by a Lease of this node, and to follow those of the others"},
+		{Resource: "services", Verbs: read(), Why: "to see which Services want addresses"},
+		{Resource: "services/status", Verbs: []string{"patch"}, Why: "to write the addresses of Services"},
+		{Group: "discovery.k8s.io", Resource: "endpointslices", Verbs: read(), Why: "to see on which nodes Services have endpoints, and to find the API servers"},
+		{Resource: "nodes", Verbs: read(), Why: "to see which nodes may have addresses"},
+		{Resource: "namespaces", Verbs: read(), Why: "to see whose pools a Service may use"},
+		{Group: "pintle.dev", Resource: "addresspools", Verbs: read(), Why: "to see which addresses there are"},
+		{Group: "pintle.dev", Resource: "addresspools/status", Verbs: []string{"patch", "update"}, Why: "to tell how many of a pool are in use", Optional: true},
+		{Group: "pintle.dev", Resource: "addresses", Verbs: read("create", "update", "patch", "delete"), Why: "to allocate addresses, and to place and hold them"},
+		{Resource: "events", Verbs: []string{"create", "patch"}, Why: "to tell of Services that have no address, and why", Optional: true},
+	}
+	if keep {
+		out = append(out,
+			Rule{Namespace: namespace, Resource: "secrets", Name: HearsaySecret, Verbs: []string{"get"}, Why: "to know the other nodes when the API is away (onAPILoss: keep)", Optional: true},
+			// RBAC cannot hold the creation of a Secret to a name.
+			Rule{Namespace: namespace, Resource: "secrets", Verbs: []string{"create"}, Why: "to make that Secret (onAPILoss: keep)", Optional: true})
+	}
+	return out
 }
 
 // NodeRule is the right to read one node, "" for each. Peers of BGP that are chosen by labels or annotations of the node need
@@ -31,6 +61,9 @@ func LeaseRules(namespace, name string) []Rule {
 func NodeRule(name string) Rule {
 	return Rule{Resource: "nodes", Name: name, Verbs: []string{"get"}, Why: "to find this node's routers by its labels"}
 }
+
+// ForKeep reports whether only pools with onAPILoss: keep need the right.
+func (r Rule) ForKeep() bool { return r.Resource == "secrets" }
 
 // A role is what stands in one namespace, or in none: a ClusterRole.
 type role struct {

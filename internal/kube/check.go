@@ -38,7 +38,8 @@ type Report struct {
 
 // Check asks the configured API servers whether they can be reached, whether
 // this node may do there what it will have to, and what time it is. That is what
-// the election by a Lease needs, unless the Lease has no name, and more rules. It
+// the election by a Lease needs, unless the Lease has no name, and more rules; a
+// right that is Optional and missing is a warning. It
 // changes nothing. A request that is not answered ends after 5 s.
 func Check(ctx context.Context, creds *rest.Config, k config.Kubernetes, l config.Lease, more ...manifests.Rule) Report {
 	a, err := newAPI(creds)
@@ -153,17 +154,17 @@ func (c *check) rules(ctx context.Context, rules []manifests.Rule) {
 			}
 		}
 		if len(missing) > 0 {
-			needed := r.Resource == "leases" || r.Resource == "nodes"
-			c.add(!needed, "", "%s", refusal(r, missing)) // it works without the rest
+			c.add(r.Optional, "", "%s", refusal(r, missing))
 		}
 	}
 }
 
 // may asks whether this node has a right.
 func (c *check) may(ctx context.Context, r manifests.Rule, verb string) (bool, error) {
+	resource, sub, _ := strings.Cut(r.Resource, "/")
 	review := authorizationv1.SelfSubjectAccessReview{Spec: authorizationv1.SelfSubjectAccessReviewSpec{
 		ResourceAttributes: &authorizationv1.ResourceAttributes{Namespace: r.Namespace, Group: r.Group, Version: "v1",
-			Resource: r.Resource, Name: r.Name, Verb: verb}}}
+			Resource: resource, Subresource: sub, Name: r.Name, Verb: verb}}}
 	review.APIVersion, review.Kind = "authorization.k8s.io/v1", "SelfSubjectAccessReview"
 	var out authorizationv1.SelfSubjectAccessReview
 	_, err := c.api.do(ctx, http.MethodPost, c.server, "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", &review, &out)
@@ -172,9 +173,12 @@ func (c *check) may(ctx context.Context, r manifests.Rule, verb string) (bool, e
 
 // refusal says which rights are missing.
 func refusal(r manifests.Rule, verbs []string) string {
-	what := r.Resource
+	what, sub, _ := strings.Cut(r.Resource, "/")
 	if r.Group != "" {
 		what += "." + r.Group
+	}
+	if sub != "" {
+		what += "/" + sub
 	}
 	if r.Name != "" {
 		what += " " + r.Name
