@@ -30,8 +30,8 @@ func newCheck() *cobra.Command {
 	c := &cobra.Command{
 		Use: "check", Short: "Check the configuration and this machine, and print what is in effect", Args: args(0, 0),
 		Long: `Check the configuration file, then this machine: interfaces, rights, certificates, ports, whether someone else has the
-address, and whether keepalived or kube-vip runs here. With election: lease, also the API servers, this node's rights
-there, and its clock. With BGP, also which routers this node has and the way to each, files of passwords, and ports;
+address, and whether keepalived or kube-vip runs here. With election: lease or services, also the API servers, this node's
+rights there, and its clock. With BGP, also which routers this node has and the way to each, files of passwords, and ports;
 nothing is sent to a router. All problems are printed at once, and nothing is changed. If there are none, the
 configuration is printed with all defaults, and how long a route lives after a node froze.
 Exit status: 0 if all is well, 2 if there are problems.`,
@@ -70,7 +70,7 @@ func preflight(ctx context.Context, w io.Writer, cfg *config.Config) ([]config.B
 		errs = append(errs, checkFiles(cfg))
 	}
 	around := node.SelfCheck(ctx, cfg)
-	for _, f := range around.Findings {
+	for _, f := range append(around.Findings, serviceRights(ctx, cfg, around)...) {
 		if f.Warning {
 			fmt.Fprintln(w, "warning:", f.Text)
 		} else {
@@ -85,6 +85,28 @@ func preflight(ctx context.Context, w io.Writer, cfg *config.Config) ([]config.B
 		errs = append(errs, leader.CheckState(cfg.Raft.StateDir, cfg.Node))
 	}
 	return routers.peers, together(append(errs, checkPorts(cfg), routers.checkBFD(), checkFree(ctx, cfg, around.Holder))...)
+}
+
+// serviceRights asks for what a service node may do, if the look around found an API server that answers.
+func serviceRights(ctx context.Context, cfg *config.Config, around node.Survey) []node.Finding {
+	if cfg.Services == nil || !around.Answered {
+		return nil
+	}
+	creds, err := kube.Credentials(cfg.Kubernetes)
+	if err != nil {
+		return []node.Finding{{Text: problem(cfg, "kubernetes.kubeconfig", err).Error()}}
+	}
+	var out []node.Finding
+	for _, f := range kube.Check(ctx, creds, cfg.Kubernetes, config.Lease{}, rulesOf(cfg, cfg.Node)...).Findings {
+		if f.Path != "" {
+			continue // of the servers: that has been said
+		}
+		found := node.Finding{Text: f.Text, Warning: f.Warning}
+		if !slices.Contains(around.Findings, found) {
+			out = append(out, found)
+		}
+	}
+	return out
 }
 
 func checkRealtime(w io.Writer, cfg *config.Config) error {

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"io"
+	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -12,7 +13,7 @@ import (
 
 func newManifest() *cobra.Command {
 	c := group("manifest", "Print, or put in place, what installs Pintle")
-	c.AddCommand(newManifestSystemd(), newManifestPod(), newManifestDaemonSet(), newManifestRBAC())
+	c.AddCommand(newManifestSystemd(), newManifestPod(), newManifestDaemonSet(), newManifestServices(), newManifestRBAC(), newManifestCRDs())
 	return c
 }
 
@@ -110,12 +111,14 @@ Lease of the cluster. Passwords of routers come from a Secret: the command that 
 
 func newManifestRBAC() *cobra.Command {
 	var file, namespace, user string
+	var noKeep bool
 	c := &cobra.Command{
 		Use: "rbac", Short: "Print the rights that Pintle needs in a cluster, and no more", Args: args(0, 0),
 		Long: `Print the Roles and RoleBindings that the Lease election needs, for the service account that pintle manifest daemonset
 uses, or for a user: that of the kubeconfig of a static pod. The Raft election needs no rights. With --config also what
-BGP needs where labels of the node choose its routers.`,
-		Example: `  pintle manifest rbac --user pintle | kubectl apply -f -`,
+BGP needs where labels of the node choose its routers, and what Services need.`,
+		Example: `  pintle manifest rbac --user pintle | kubectl apply -f -
+  pintle manifest rbac --config services.yaml`,
 		RunE: func(c *cobra.Command, _ []string) error {
 			k := manifests.Kube{Namespace: namespace, User: user, Rules: manifests.LeaseRules(namespace, "pintle")}
 			if file != "" {
@@ -126,14 +129,21 @@ BGP needs where labels of the node choose its routers.`,
 				if k, err = kubeOf(io.Discard, data, file); err != nil {
 					return err
 				}
-				k.Namespace, k.User = namespace, user
+				k.User = user
+				if !k.Services || c.Flags().Changed("namespace") {
+					k.Namespace = namespace
+				}
+				if noKeep {
+					k.Rules = slices.DeleteFunc(k.Rules, manifests.Rule.ForKeep)
+				}
 			}
 			return printManifest(c, k, manifests.Kube.RBAC)
 		},
 	}
 	c.Flags().StringVarP(&file, "config", "c", "", "configuration that the rights are for (default: one that names no lease)")
-	c.Flags().StringVarP(&namespace, "namespace", "n", "kube-system", "namespace of the service account, and of the lease without --config")
+	c.Flags().StringVarP(&namespace, "namespace", "n", "kube-system", "namespace of the service account, and of the lease without --config (with services, theirs)")
 	c.Flags().StringVar(&user, "user", "", "name of the user (default: the service account)")
+	c.Flags().BoolVar(&noKeep, "no-keep", false, "with services: without what pools with onAPILoss: keep need")
 	return c
 }
 
@@ -146,10 +156,15 @@ func (p *plane) print(c *cobra.Command, render func(manifests.Kube) ([]byte, err
 	if err := printManifest(c, k, render); err != nil {
 		return err
 	}
+	tellSecret(c, k)
+	return nil
+}
+
+// tellSecret says what an installation waits for.
+func tellSecret(c *cobra.Command, k manifests.Kube) {
 	if command := k.MakeSecret(); command != "" {
 		fmt.Fprintf(c.ErrOrStderr(), "the pods wait for a Secret with the passwords, one key for each file: %s\n", command)
 	}
-	return nil
 }
 
 func printManifest(c *cobra.Command, k manifests.Kube, render func(manifests.Kube) ([]byte, error)) error {

@@ -64,6 +64,9 @@ func (p *plane) kube(c *cobra.Command) (manifests.Kube, error) {
 		return manifests.Kube{}, err
 	}
 	k, err := kubeOf(c.ErrOrStderr(), data, file)
+	if err == nil && k.Services {
+		err = &badInput{file + ": is for Services (it has section services): pintle manifest services installs it"}
+	}
 	k.Image, k.Namespace = p.image, p.namespace
 	return k, err
 }
@@ -118,7 +121,7 @@ func (p *plane) controlPlane() (manifests.ControlPlane, error) {
 		}
 		out.Peers = append(out.Peers, peer)
 	}
-	bgp, err := p.bgp()
+	bgp, err := parseBGP(p.as, p.routers)
 	if err != nil {
 		return out, err
 	}
@@ -131,17 +134,17 @@ func (p *plane) controlPlane() (manifests.ControlPlane, error) {
 	return out, p.complete(out)
 }
 
-// bgp is what the flags say of routers; nil if they say nothing.
-func (p *plane) bgp() (*manifests.BGP, error) {
-	if p.as == "" && len(p.routers) == 0 {
+// parseBGP is what the flags --bgp-as and --bgp-peer say of routers; nil if they say nothing.
+func parseBGP(as string, routers []string) (*manifests.BGP, error) {
+	if as == "" && len(routers) == 0 {
 		return nil, nil
 	}
-	as, err := parseAS(p.as)
+	own, err := parseAS(as)
 	if err != nil {
-		return nil, &badInput{fmt.Sprintf("--bgp-as %q: not the number of an AS", p.as)}
+		return nil, &badInput{fmt.Sprintf("--bgp-as %q: not the number of an AS", as)}
 	}
-	out := manifests.BGP{AS: as}
-	for _, s := range p.routers {
+	out := manifests.BGP{AS: own}
+	for _, s := range routers {
 		addr, as, _ := strings.Cut(s, "=")
 		a, addrErr := netip.ParseAddr(addr)
 		n, err := parseAS(as)
@@ -212,13 +215,20 @@ func kubeOf(w io.Writer, data []byte, file string) (manifests.Kube, error) {
 		return manifests.Kube{}, err
 	}
 	port := cfg.BGP.Listen.Port()
-	return manifests.Kube{Instance: cfg.Instance, Config: data, Files: files(cfg), Secrets: secrets(cfg), RunDir: cfg.Server.RunDir,
+	k := manifests.Kube{Instance: cfg.Instance, Config: data, Files: files(cfg), Secrets: secrets(cfg), RunDir: cfg.Server.RunDir,
 		Probe: probe(cfg.Server.Listen), StateDir: cfg.Raft.StateDir, LowPort: port > 0 && port < 1024,
-		Rules: rulesOf(cfg, ""), Token: cfg.NeedsKubernetes() && cfg.Kubernetes.Kubeconfig == ""}, nil
+		Rules: rulesOf(cfg, ""), Token: cfg.NeedsKubernetes() && cfg.Kubernetes.Kubeconfig == ""}
+	if s := cfg.Services; s != nil {
+		k.Services, k.Namespace, k.Routers = true, s.Namespace, cfg.Announces(config.AnnounceBGP)
+	}
+	return k, nil
 }
 
 // rulesOf are the rights that a configuration needs of the API: on this node, or on each if it is "".
 func rulesOf(cfg *config.Config, node string) []manifests.Rule {
+	if s := cfg.Services; s != nil {
+		return manifests.ServiceRules(s.Namespace, true) // the node's labels are in there
+	}
 	var out []manifests.Rule
 	if cfg.Election == config.ElectionLease {
 		out = manifests.LeaseRules(cfg.Lease.Namespace, cfg.Lease.Name)

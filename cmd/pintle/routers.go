@@ -64,8 +64,8 @@ func (r *routers) warn(path, text string) {
 	fmt.Fprintln(r.w, "warning:", problem(r.cfg, path, errors.New(text)))
 }
 
-// readNode asks Kubernetes for what chooses the peers, if anything does. The election by a Lease has its own look at the
-// API servers, and only with none is nothing said yet of credentials.
+// readNode asks Kubernetes for what chooses the peers, if anything does. The election by a Lease, and Services, have their own
+// look at the API servers, and only with none is nothing said yet of credentials.
 func (r *routers) readNode(ctx context.Context) (labels, annotations map[string]string) {
 	if !r.cfg.BGP.NeedsNode() {
 		return nil, nil
@@ -77,7 +77,7 @@ func (r *routers) readNode(ctx context.Context) (labels, annotations map[string]
 		}
 		return nil, nil
 	}
-	if r.cfg.Election != config.ElectionLease {
+	if r.cfg.Election != config.ElectionLease && r.cfg.Services == nil {
 		if !r.rights(kube.Check(ctx, creds, r.cfg.Kubernetes, config.Lease{}, manifests.NodeRule(r.cfg.Node))) {
 			return nil, nil
 		}
@@ -259,7 +259,7 @@ func frozen(out []byte, cfg *config.Config) []byte {
 	}
 	if d := cfg.Detection(); cfg.BGP.Exclusive {
 		out = fmt.Appendf(out, "# exclusive: a new holder waits %s before it advertises: a tenth longer, and half a second\n", d/10*11+time.Second/2)
-	} else if cfg.Election != config.ElectionNone {
+	} else if cfg.Election == config.ElectionRaft || cfg.Election == config.ElectionLease {
 		out = fmt.Appendf(out, "# so two nodes may be advertised for up to %s when a holder freezes (bgp.exclusive prevents it)\n", d)
 	}
 	return out

@@ -107,7 +107,11 @@ func onlyRaft(c *cobra.Command, cfg *config.Config) error {
 	if cfg.Election == config.ElectionRaft {
 		return nil
 	}
-	return &badInput{fmt.Sprintf("%s: needs election: raft; %s has election: %s, see: pintle status", c.CommandPath(), cfg.File, cfg.Election)}
+	has := fmt.Sprint("election: ", cfg.Election)
+	if cfg.Services != nil {
+		has = "section services"
+	}
+	return &badInput{fmt.Sprintf("%s: needs election: raft; %s has %s, see: pintle status", c.CommandPath(), cfg.File, has)}
 }
 
 func clientOf(cfg *config.Config) *status.Client {

@@ -19,7 +19,9 @@ import (
 	"k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/rest"
 
+	"github.com/pintle-lb/pintle/internal/config"
 	"github.com/pintle-lb/pintle/internal/ipam"
+	"github.com/pintle-lb/pintle/internal/kube"
 	"github.com/pintle-lb/pintle/internal/service/pintlev1"
 	"github.com/pintle-lb/pintle/manifests"
 	"github.com/pintle-lb/pintle/test/cluster"
@@ -40,10 +42,15 @@ func TestCRDs(t *testing.T) {
 	client, err := rest.RESTClientFor(cfg)
 	check(t, err)
 	a := &api{c, client}
-	out, err := c.Apply(ctx, 1, manifests.CRDs())
+	install, err := manifests.Kube{Image: "pintle:dev", Instance: "services", Config: []byte("a: b\n"), Token: true,
+		Rules: manifests.ServiceRules("pintle-system", true)}.All(manifests.Pool{Name: "first", Addresses: []string{"203.0.113.0/24", "2001:db8:f::/112"}})
 	check(t, err)
-	if strings.Contains(string(out), "Warning") {
-		t.Errorf("the API server warns: %s", out)
+	out, err := c.Apply(ctx, 1, install, "--validate=strict") // the pool too, at once
+	check(t, err)
+	for _, want := range []string{"namespace/pintle-system created", "daemonset.apps/pintle-services created", "addresspool.pintle.dev/first created"} {
+		if !strings.Contains(string(out), want) {
+			t.Errorf("%s: not said in\n%s", want, out)
+		}
 	}
 	_, err = c.Kubectl(ctx, 1, "wait", "--for=condition=Established", "--timeout=60s", "crd", "addresspools.pintle.dev", "addresses.pintle.dev")
 	check(t, err)
@@ -56,7 +63,7 @@ func TestCRDs(t *testing.T) {
 	}
 	for name, f := range map[string]func(*testing.T, context.Context, *api){
 		"pools": pools, "entries": entries, "defaults": defaults, "pool in full": poolInFull, "address in full": addressInFull,
-		"names": names, "addresses": addresses, "changes": changes, "columns": columns, "describe": describe,
+		"names": names, "addresses": addresses, "changes": changes, "columns": columns, "describe": describe, "rights": rights,
 	} {
 		t.Run(name, func(t *testing.T) { f(t, ctx, a) })
 	}
@@ -478,6 +485,61 @@ func describe(t *testing.T, ctx context.Context, a *api) {
 		check(t, err)
 		if !regexp.MustCompile(want).Match(out) {
 			t.Errorf("%v:\n%s\nwant %s", args, out, want)
+		}
+	}
+}
+
+// rights: the service account of the manifest may do what the rules say, and a node says what it may not.
+func rights(t *testing.T, ctx context.Context, a *api) {
+	id, err := a.ServiceAccount(ctx, "pintle-system", "pintle-services")
+	check(t, err)
+	cfg := a.Config(1, a.Node(1).Host, id)
+	servers := config.Kubernetes{Servers: []string{cfg.Host}}
+	clustertest.Await(t, ctx, func(ctx context.Context) error { // until the API server has seen the rights
+		if got := kube.Check(ctx, cfg, servers, config.Lease{}, manifests.ServiceRules("pintle-system", true)...); !got.Answered || len(got.Findings) > 0 {
+			return fmt.Errorf("%+v", got)
+		}
+		return nil
+	})
+	none, err := a.Issue("nobody")
+	check(t, err)
+	var got []string
+	rules := append(manifests.ServiceRules("pintle-system", true), manifests.Rule{Namespace: "kube-system", Group: "coordination.k8s.io", Resource: "leases", Verbs: []string{"update"}, Why: "x"})
+	for _, f := range kube.Check(ctx, a.Config(1, a.Node(1).Host, none), servers, config.Lease{}, rules...).Findings {
+		got = append(got, fmt.Sprint(f.Warning, " ", f.Text))
+	}
+	want := []string{
+		"false may not get, list, watch, create, update, delete leases.coordination.k8s.io in pintle-system, to hold addresses by a Lease of this node, and to follow those of the others: `pintle manifest rbac` prints the Role",
+		"false may not get, list, watch services, to see which Services want addresses: `pintle manifest rbac` prints the ClusterRole",
+		"false may not patch services/status, to write the addresses of Services: `pintle manifest rbac` prints the ClusterRole",
+		"false may not get, list, watch endpointslices.discovery.k8s.io, ",
+		"false may not get, list, watch nodes, ",
+		"false may not get, list, watch namespaces, ",
+		"false may not get, list, watch addresspools.pintle.dev, ",
+		"true may not patch, update addresspools.pintle.dev/status, ",
+		"false may not get, list, watch, create, update, patch, delete addresses.pintle.dev, ",
+		"true may not create, patch events, ",
+		"true may not get secrets pintle-hearsay in pintle-system, to know the other nodes when the API is away (onAPILoss: keep)",
+		"true may not create secrets in pintle-system, to make that Secret (onAPILoss: keep)",
+		"false may not update leases.coordination.k8s.io in kube-system, ",
+	}
+	if !slices.EqualFunc(got, want, strings.HasPrefix) {
+		t.Errorf("got\n  %s\nwant\n  %s", strings.Join(got, "\n  "), strings.Join(want, "\n  "))
+	}
+	// And no more than the rules say.
+	for _, more := range []manifests.Rule{
+		{Namespace: "kube-system", Group: "coordination.k8s.io", Resource: "leases", Verbs: []string{"get", "update"}},
+		{Namespace: "pintle-system", Resource: "secrets", Name: "another", Verbs: []string{"get", "update", "delete"}},
+		{Namespace: "pintle-system", Resource: "secrets", Name: manifests.HearsaySecret, Verbs: []string{"update", "delete", "list"}},
+		{Resource: "services", Verbs: []string{"update", "patch", "delete", "create"}},
+		{Resource: "nodes", Verbs: []string{"update", "patch"}},
+		{Resource: "nodes/status", Verbs: []string{"update", "patch"}},
+		{Resource: "pods", Verbs: []string{"get", "list", "create"}},
+		{Group: "pintle.dev", Resource: "addresspools", Verbs: []string{"create", "update", "patch", "delete"}},
+	} {
+		found := kube.Check(ctx, cfg, servers, config.Lease{}, more).Findings
+		if len(found) != 1 || !strings.Contains(found[0].Text, "may not "+strings.Join(more.Verbs, ", ")+" ") {
+			t.Errorf("%+v: %+v", more, found)
 		}
 	}
 }
