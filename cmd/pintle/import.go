@@ -10,6 +10,7 @@ import (
 
 	"github.com/pintle-lb/pintle/internal/kubevip"
 	"github.com/pintle-lb/pintle/internal/metallb"
+	"github.com/pintle-lb/pintle/internal/poolfile"
 )
 
 func newImport() *cobra.Command {
@@ -19,30 +20,43 @@ func newImport() *cobra.Command {
 }
 
 func newImportKubeVIP() *cobra.Command {
-	return &cobra.Command{
-		Use: "kube-vip FILE", Short: "Make a configuration of a kube-vip manifest", Args: args(1, 1),
+	var file string
+	c := &cobra.Command{
+		Use: "kube-vip FILE", Short: "Make a configuration, or pools, of a kube-vip manifest", Args: args(1, 1),
 		Long: `Read a manifest of kube-vip, a static pod or a DaemonSet (- is standard input), and print the configuration of Pintle
 for the same address: by ARP, by BGP or in a routing table, as there. Passwords of routers are not copied: it is told
-where to write them. Each setting that has no equivalent, or another meaning, is told on standard error, with what to
-do. Exit status: 0 if there is a configuration, 2 if there can be none.`,
+where to write them. Of the ConfigMap kubevip, which the cloud provider of kube-vip gives Services addresses of, and of a
+kube-vip that serves Services only, it prints what Pintle needs for Services: AddressPools for kubectl apply, and if there
+are routers a ConfigMap with the configuration. --config-out writes the configuration into a file instead. Each setting
+that has no equivalent, or another meaning, is told on standard error, with what to do. Exit status: 0 if there is
+something to print, 2 if there can be nothing.`,
 		Example: `  pintle import kube-vip /etc/kubernetes/manifests/kube-vip.yaml > pintle.yaml
-  kubectl -n kube-system get daemonset kube-vip-ds -o yaml | pintle import kube-vip - > pintle.yaml`,
+  kubectl -n kube-system get daemonset kube-vip-ds -o yaml | pintle import kube-vip - > pintle.yaml
+  kubectl -n kube-system get configmap kubevip -o yaml | pintle import kube-vip - | kubectl apply -f -`,
 		RunE: func(c *cobra.Command, args []string) error {
 			name, data, err := readInput(c, args[0])
 			if err != nil {
 				return err
 			}
-			out, notes, err := kubevip.Import(data, "pintle import kube-vip "+args[0])
+			r, notes, err := kubevip.Import(data, "pintle import kube-vip "+args[0])
 			for _, n := range notes {
 				fmt.Fprintf(c.ErrOrStderr(), "%s: %s\n", name, n)
 			}
 			if err != nil {
 				return &badInput{fmt.Sprintf("%s: %v", name, err)}
 			}
-			_, err = c.OutOrStdout().Write(out)
+			if r.Plane == nil {
+				return printServices(c, r.Pools, r.Config, file)
+			}
+			if file != "" {
+				return os.WriteFile(file, r.Plane, 0o644)
+			}
+			_, err = c.OutOrStdout().Write(r.Plane)
 			return err
 		},
 	}
+	c.Flags().StringVar(&file, "config-out", "", "write the configuration into this file instead of printing it")
+	return c
 }
 
 func newImportMetalLB() *cobra.Command {
@@ -78,26 +92,29 @@ do. Nothing is changed in the cluster. Exit status: 0 if there is something to p
 			if err != nil {
 				return &badInput{err.Error()}
 			}
-			return printImport(c, r, file)
+			config := r.Config
+			if file == "" && !r.Needed {
+				config = nil
+			}
+			return printServices(c, r.Pools, config, file)
 		},
 	}
 	c.Flags().StringVar(&file, "config-out", "", "write the configuration into this file instead of printing a ConfigMap")
 	return c
 }
 
-// printImport prints objects for kubectl, and writes the configuration where it is wanted.
-func printImport(c *cobra.Command, r metallb.Result, file string) error {
-	out := r.Pools
-	switch {
-	case file != "":
-		if err := os.WriteFile(file, r.Config, 0o644); err != nil {
+// printServices prints objects for kubectl: pools, and the configuration, if there is one, unless it goes into a file.
+func printServices(c *cobra.Command, pools, config []byte, file string) error {
+	out := pools
+	if file != "" && len(config) > 0 {
+		if err := os.WriteFile(file, config, 0o644); err != nil {
 			return err
 		}
-	case r.Needed:
+	} else if len(config) > 0 {
 		if len(out) > 0 {
 			out = append(out, "---\n"...)
 		}
-		out = append(out, metallb.ConfigMap(r.Config)...)
+		out = append(out, poolfile.ConfigMap(config)...)
 	}
 	_, err := c.OutOrStdout().Write(out)
 	return err

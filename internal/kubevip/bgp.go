@@ -22,16 +22,27 @@ func (m mode) arp() bool { return !m.bgp && !m.table }
 // modeOf looks at what decides over the rest. kube-vip looks for BGP first. With ARP Pintle always elects, and in a table
 // kube-vip never does.
 func modeOf(all []setting) mode {
-	on := func(name string) bool {
-		k, _ := lookUp(setting{name: name})
-		return slices.ContainsFunc(all, func(s setting) bool {
-			return isTrue(s.value) && (slices.Contains(k.env, s.name) && !s.flag || slices.Contains(k.flags, s.name) && s.flag)
-		})
-	}
-	m := mode{bgp: on("bgp_enable")}
-	m.table = !m.bgp && on("vip_routingtable")
-	m.elected = m.bgp && on("vip_leaderelection") || !m.bgp && !m.table
+	m := mode{bgp: isOn(all, "bgp_enable")}
+	m.table = !m.bgp && isOn(all, "vip_routingtable")
+	m.elected = m.bgp && isOn(all, "vip_leaderelection") || !m.bgp && !m.table
 	return m
+}
+
+// isOn reports whether a setting is there, as a variable or a flag, and true.
+func isOn(all []setting, name string) bool {
+	return slices.ContainsFunc(all, func(s setting) bool { return isTrue(s.value) && s.is(name) })
+}
+
+// is reports whether it is the setting with this variable, by whatever name.
+func (s setting) is(name string) bool {
+	k, _ := lookUp(setting{name: name})
+	return slices.Contains(k.env, s.name) && !s.flag || slices.Contains(k.flags, s.name) && s.flag
+}
+
+// servesOnly reports whether it keeps no address of a control plane.
+func servesOnly(all []setting) bool {
+	said := slices.ContainsFunc(all, func(s setting) bool { return s.value != "" && s.is("cp_enable") })
+	return !isOn(all, "cp_enable") && (said || isOn(all, "svc_enable"))
 }
 
 // routed is what kube-vip would tell routers, as far as it was read.
@@ -247,7 +258,8 @@ func (d *draft) bgpPeer(s setting, text string) {
 const bgpPort = 179
 
 func (d *draft) notePassword(s setting, file string) {
-	d.note(s, "write the password into %s on every node, for only root to read, or with a DaemonSet into the Secret that `pintle manifest daemonset` tells of: it is not copied", file)
+	d.note(s, "write the password into %s on every node, for only root to read, or with a DaemonSet into the Secret that `pintle manifest %s` tells of: it is not copied",
+		file, map[bool]string{false: "daemonset", true: "services"}[d.only])
 }
 
 // passwordFile is named as a Secret can hold it.

@@ -20,13 +20,13 @@ import (
 // A draft is the configuration as far as the settings were read.
 type draft struct {
 	static bool // a static pod: it has no service account
+	only   bool // it keeps no address of a control plane
 	mode   mode
 	routed routed
 	plane  manifests.ControlPlane
 	notes  []Note
 
 	addr, oldAddr     setting
-	keeps, serves     string // cp_enable, svc_enable
 	servedOn          string // vip_servicesinterface
 	service, servedAt string // KUBERNETES_SERVICE_HOST, _PORT
 }
@@ -103,7 +103,7 @@ func isTrue(s string) bool {
 
 func (d *draft) address(s setting)     { d.addr = s }
 func (d *draft) oldAddress(s setting)  { d.oldAddr = s }
-func (d *draft) enable(s setting)      { d.keeps = s.value }
+func (d *draft) enable(setting)        {} // servesOnly has seen it
 func (d *draft) servicePort(s setting) { d.servedAt = s.value }
 
 func (d *draft) serviceHost(s setting) {
@@ -157,7 +157,6 @@ func (d *draft) port(s setting) {
 }
 
 func (d *draft) services(s setting) {
-	d.serves = s.value
 	if isTrue(s.value) {
 		d.note(s, "Services are for another Pintle, on every node: pintle manifest services. Its pools: pintle import kube-vip with the ConfigMap kubevip of the cloud provider")
 	}
@@ -168,27 +167,30 @@ func (d *draft) serviceLink(s setting) {
 	d.note(s, "is links of an AddressPool; without, an address is announced on the link that has its subnet")
 }
 
-// servesOnly reports whether it keeps no address of a control plane.
-func (d *draft) servesOnly() bool { return !isTrue(d.keeps) && (d.keeps != "" || isTrue(d.serves)) }
-
-// serve makes pools for a kube-vip that serves Services only.
-func (d *draft) serve(objects []object, data map[string]string, madeBy string) ([]byte, error) {
-	if data == nil {
-		return nil, errors.New("it keeps no address of a control plane (cp_enable is not true). For Services: " +
-			"pintle manifest services, and for their pools pintle import kube-vip with the ConfigMap kubevip of the cloud provider")
-	}
-	d.provider(objects)
+// serve makes what Services need of a kube-vip that serves nothing else.
+func (d *draft) serve(objects []object, data map[string]string, madeBy string) (out Result, err error) {
 	w := ways{announce: []string{pintlev1.AnnounceARP}}
 	switch link := cmp.Or(d.servedOn, strings.Join(d.plane.Links, "")); {
 	case d.mode.bgp:
 		w.announce = []string{pintlev1.AnnounceBGP}
-		d.note(setting{name: "bgp_enable", value: "true"}, "pools are announced by BGP, to the routers of section bgp of the configuration: write it there, and pintle manifest services takes it with --config")
+		if err := d.announceBGP(); err != nil {
+			return out, err
+		}
+		out.Config, err = manifests.ServiceNode{MadeBy: madeBy, BGP: d.plane.BGP}.Config()
 	case d.mode.table:
 		d.note(setting{name: "vip_routingtable", value: "true"}, "pools are announced by ARP or by BGP, not in a table: this is ARP; for routers announce: [bgp]")
 	case link != "":
 		w.links = []string{link}
 	}
-	return d.pools(data, w, madeBy)
+	if err == nil && data != nil {
+		d.provider(objects)
+		out.Pools, err = d.pools(data, w, madeBy)
+	}
+	if err == nil && out.Pools == nil && out.Config == nil {
+		err = errors.New("it keeps no address of a control plane (cp_enable is not true). For Services: " +
+			"pintle manifest services, and for their pools pintle import kube-vip with the ConfigMap kubevip of the cloud provider")
+	}
+	return out, err
 }
 
 func (d *draft) arp(s setting) {

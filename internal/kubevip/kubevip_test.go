@@ -169,10 +169,11 @@ func TestBGP(t *testing.T) {
 			"vip_routingprotocol: 2: is not 4 to 255: table.protocol is 248"}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			config, notes, err := Import([]byte(tt.manifest), "")
+			r, notes, err := Import([]byte(tt.manifest), "")
 			if err != nil {
 				t.Fatal(err)
 			}
+			config := r.Plane
 			rest := string(config)
 			for _, w := range tt.want {
 				_, after, ok := strings.Cut(rest, w)
@@ -201,10 +202,11 @@ func TestBGPOnEveryNode(t *testing.T) {
 		"        - {name: address, value: 192.0.2.9}\n        - {name: bgp_enable, value: 'true'}\n        - {name: bgp_as, value: '65001'}\n" +
 		"        - {name: bgp_peers, value: '10.0.0.254:65000'}\n        - {name: bgp_routerid, valueFrom: {fieldRef: {fieldPath: status.podIP}}}\n" +
 		"        - {name: bgp_sourceip, value: 10.0.0.1}\n        - {name: mpbgp_ipv4, value: 10.0.0.1}\n"
-	config, notes, err := Import([]byte(manifest), "")
+	r, notes, err := Import([]byte(manifest), "")
 	if err != nil {
 		t.Fatal(err)
 	}
+	config := r.Plane
 	for _, key := range []string{"routerID", "localAddress", "nextHop"} {
 		if strings.Contains(string(config), key) {
 			t.Errorf("every node gets one %s:\n%s", key, config)
@@ -228,12 +230,12 @@ func FuzzImport(f *testing.F) {
 	}
 	f.Add([]byte(configMap("cidr-global: 10.0.9.0/24,2001:db8::/64", "range-dev: 10.0.1.1-10.0.1.9", "interface-dev: eth1", "allow-share-dev: 'true'", "skip-end-ips-in-cidr: 'true'")))
 	f.Fuzz(func(t *testing.T, manifest []byte) {
-		config, notes, err := Import(manifest, "")
-		if err == nil && len(config) == 0 {
-			t.Error("neither a configuration nor an error")
+		r, notes, err := Import(manifest, "")
+		if err == nil && len(r.Plane)+len(r.Config)+len(r.Pools) == 0 {
+			t.Error("neither something to print nor an error")
 		}
-		if err == nil && strings.Contains(string(config), "kind: AddressPool") {
-			readPools(t, config)
+		if err == nil && r.Pools != nil {
+			readPools(t, r.Pools)
 		}
 		for _, n := range notes {
 			if n.Name == "" && n.Value == "" || n.Text == "" {

@@ -34,41 +34,46 @@ func (n Note) String() string {
 	return n.Name + ": " + n.Value + ": " + n.Text
 }
 
+// A Result is what Pintle makes of a kube-vip: a configuration for the address of a control plane, or else what Services
+// need, each as far as there is something to say.
+type Result struct {
+	Plane  []byte // a configuration
+	Pools  []byte // AddressPools, for kubectl
+	Config []byte // the configuration of the nodes that serve Services
+}
+
 // Import reads a manifest of kube-vip, a Pod or a DaemonSet, or the ConfigMap of its cloud provider, alone, among other
-// documents or in a List. It returns Pintle's configuration for the address of the control plane, or AddressPools for
-// kubectl if there is none and there are pools; madeBy is named there. The notes say what there is to say of the settings.
-// They are good also if there is nothing to be had, and the error says why.
-func Import(manifest []byte, madeBy string) (out []byte, notes []Note, err error) {
+// documents or in a List. It names madeBy in what it writes. The notes say what there is to say of the settings. They are
+// good also if there is nothing to be had, and the error says why.
+func Import(manifest []byte, madeBy string) (out Result, notes []Note, err error) {
 	objects, err := decode(manifest)
 	if err != nil {
-		return nil, nil, fmt.Errorf("%w; %s", err, want)
+		return out, nil, fmt.Errorf("%w; %s", err, want)
 	}
 	pools, err := poolMap(objects)
 	if err != nil {
-		return nil, nil, err
+		return out, nil, err
 	}
 	w, err := find(objects)
 	d := draft{}
 	switch {
-	case err != nil && pools == nil:
-		return nil, nil, err
-	case err != nil && w.kind != "":
-		return nil, nil, err // several
+	case err != nil && (pools == nil || w.kind != ""): // nothing, or several
+		return out, nil, err
 	case err != nil:
 		d.provider(objects)
 		d.note(setting{name: "announce"}, "pools are announced by ARP and neighbour discovery: for routers, announce: [bgp], and section bgp of the configuration of `pintle manifest services`")
-		out, err = d.pools(pools, ways{announce: []string{pintlev1.AnnounceARP}}, madeBy)
+		out.Pools, err = d.pools(pools, ways{announce: []string{pintlev1.AnnounceARP}}, madeBy)
 		return out, d.notes, err
 	}
-	d.static = w.kind == "Pod"
 	d.plane.MadeBy = madeBy
 	d.routed.table = manifests.Table{Number: usualTable, Protocol: usualProtocol}
 	all := d.effective(w.settings())
-	d.mode = modeOf(all)
+	d.mode, d.only = modeOf(all), servesOnly(all)
+	d.static = w.kind == "Pod" && !d.only // what serves Services has one configuration for all nodes
 	for _, s := range all {
 		d.use(s)
 	}
-	if d.servesOnly() {
+	if d.only {
 		out, err = d.serve(objects, pools, madeBy)
 		return out, d.notes, err
 	}
@@ -76,7 +81,7 @@ func Import(manifest []byte, madeBy string) (out []byte, notes []Note, err error
 	if pools != nil {
 		d.note(setting{name: "ConfigMap"}, "its pools are no part of this configuration: import it from a file of its own, and AddressPools come of it")
 	}
-	out, err = d.config()
+	out.Plane, err = d.config()
 	return out, d.notes, err
 }
 

@@ -7,6 +7,7 @@ import (
 
 	"sigs.k8s.io/yaml"
 
+	"github.com/pintle-lb/pintle/internal/config"
 	"github.com/pintle-lb/pintle/internal/ipam"
 	"github.com/pintle-lb/pintle/internal/service/pintlev1"
 )
@@ -90,7 +91,7 @@ func TestPools(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if got := readPools(t, out); !slices.Equal(got, tt.want) {
+			if got := readPools(t, out.Pools); !slices.Equal(got, tt.want) {
 				t.Errorf("pools\n  %s\nwant\n  %s", strings.Join(got, "\n  "), strings.Join(tt.want, "\n  "))
 			}
 			checkNotes(t, notes, append(tt.notes, byARP))
@@ -134,7 +135,7 @@ func TestPoolsBesideServices(t *testing.T) {
 		"a link of its own": {daemonSet("vip_arp=true", "vip_interface=eth1", "vip_servicesinterface=eth2"), "global: 10.0.9.0/24 by arp on eth2",
 			[]string{served, "vip_servicesinterface: eth2: is links of an AddressPool; without, an address is announced on the link that has its subnet"}},
 		"BGP": {daemonSet("bgp_enable=true", "bgp_peers=10.0.0.1:65000"), "global: 10.0.9.0/24 by bgp",
-			[]string{served, "bgp_enable: true: pools are announced by BGP, to the routers of section bgp of the configuration: write it there, and pintle manifest services takes it with --config"}},
+			[]string{served, "bgp_as: is not there: bgp.as is 65000, as it is with kube-vip"}},
 		"a table": {daemonSet("vip_routingtable=true"), "global: 10.0.9.0/24 by arp",
 			[]string{served, "vip_routingtable: true: pools are announced by ARP or by BGP, not in a table: this is ARP; for routers announce: [bgp]"}},
 		"the provider": {provider, "global: 10.0.9.0/24 by arp", []string{byARP,
@@ -146,7 +147,7 @@ func TestPoolsBesideServices(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if got := readPools(t, out); !slices.Equal(got, []string{tt.want}) {
+			if got := readPools(t, out.Pools); !slices.Equal(got, []string{tt.want}) {
 				t.Errorf("pools %v, want %s", got, tt.want)
 			}
 			checkNotes(t, notes, tt.notes)
@@ -163,8 +164,34 @@ func TestPoolsRefused(t *testing.T) {
 		daemonSet():                                                                   "it keeps no address of a control plane (cp_enable is not true). For Services: pintle manifest services, and",
 		configMap("cidr-a: 10.0.0.0/24") + daemonSet() + daemonSet():                  "there are 2 containers of kube-vip",
 	} {
-		if out, _, err := Import([]byte(manifest), ""); err == nil || !strings.HasPrefix(err.Error(), want) || out != nil {
+		if out, _, err := Import([]byte(manifest), ""); err == nil || !strings.HasPrefix(err.Error(), want) || len(out.Pools)+len(out.Config)+len(out.Plane) > 0 {
 			t.Errorf("%s: %v, want %s", manifest, err, want)
+		}
+	}
+}
+
+// Routers of Services are in a configuration that is the same on every node; also those of a static pod.
+func TestRoutersOfServices(t *testing.T) {
+	for name, manifest := range map[string]string{
+		"DaemonSet": daemonSet("bgp_enable=true", "bgp_as=65001", "bgp_peers=10.0.0.254:65000:s3cret:false", "bgp_routerid=10.0.0.1"),
+		"Pod": "kind: Pod\nspec:\n  containers:\n  - image: kube-vip\n    env:\n    - {name: svc_enable, value: 'true'}\n    - {name: bgp_enable, value: 'true'}\n" +
+			"    - {name: bgp_as, value: '65001'}\n    - {name: bgp_peers, value: '10.0.0.254:65000:s3cret:false'}\n    - {name: bgp_routerid, value: 10.0.0.1}\n",
+	} {
+		r, notes, err := Import([]byte(manifest), "")
+		if err != nil || r.Pools != nil || r.Plane != nil {
+			t.Errorf("%s: %v %s %s", name, err, r.Pools, r.Plane)
+		}
+		c, problems := config.Parse(r.Config, "pintle.yaml", config.Options{Node: "n1"})
+		if c == nil || len(problems) > 0 {
+			t.Fatalf("%s: %v\n%s", name, problems, r.Config)
+		}
+		if b := c.BGP; c.Services == nil || b.AS != 65001 || b.RouterID.IsValid() || len(b.Peers) != 1 || b.Peers[0].PasswordFile != "/etc/pintle/bgp/10.0.0.254" {
+			t.Errorf("%s: %+v", name, b)
+		}
+		if !slices.ContainsFunc(notes, func(n Note) bool {
+			return strings.Contains(n.Text, "`pintle manifest services` tells of") && !strings.Contains(n.Value, "s3cret")
+		}) {
+			t.Errorf("%s: %v", name, notes)
 		}
 	}
 }
@@ -172,8 +199,8 @@ func TestPoolsRefused(t *testing.T) {
 // What keeps the address of a control plane comes first: one output is one thing.
 func TestPoolsBesideTheControlPlane(t *testing.T) {
 	out, notes, err := Import([]byte(configMap("cidr-global: 10.0.9.0/24")+"---\n"+pod("vip_interface", "eth0")), "")
-	if err != nil || strings.Contains(string(out), "AddressPool") || !strings.Contains(string(out), "address: 192.0.2.9") {
-		t.Errorf("%v\n%s", err, out)
+	if err != nil || out.Pools != nil || out.Config != nil || !strings.Contains(string(out.Plane), "address: 192.0.2.9") {
+		t.Errorf("%v: %s", err, out.Plane)
 	}
 	if !slices.ContainsFunc(notes, func(n Note) bool {
 		return n.Name == "ConfigMap" && strings.Contains(n.Text, "import it from a file of its own")

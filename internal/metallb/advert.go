@@ -130,12 +130,12 @@ func (a *advert) community(text string) {
 		value = text
 	}
 	if large, ok := strings.CutPrefix(value, "large:"); ok {
-		if _, err := config.LargeCommunity(large); err == nil {
-			a.large = append(a.large, large)
+		if l, err := config.LargeCommunity(large); err == nil {
+			a.large = append(a.large, fmt.Sprintf("%d:%d:%d", l[0], l[1], l[2]))
 			return
 		}
-	} else if _, err := config.Community(value); err == nil {
-		a.communities = append(a.communities, value)
+	} else if c, err := config.Community(value); err == nil {
+		a.communities = append(a.communities, fmt.Sprintf("%d:%d", c>>16, c&0xffff))
 		return
 	}
 	if named {

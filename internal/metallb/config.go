@@ -11,14 +11,11 @@ import (
 	"unicode/utf8"
 
 	"github.com/pintle-lb/pintle/internal/config"
+	"github.com/pintle-lb/pintle/internal/poolfile"
 )
 
-// Namespace and ConfigMapName are where Pintle for Services has its configuration, and FileName is the key.
-const (
-	Namespace     = "pintle-system"
-	ConfigMapName = "pintle-services"
-	FileName      = "pintle.yaml"
-)
+// fileName is how problems of the configuration are told.
+const fileName = "pintle.yaml"
 
 // config writes the configuration.
 func (d *draft) config(madeBy string) []byte {
@@ -31,7 +28,7 @@ func (d *draft) config(madeBy string) []byte {
 	w.line(0, "")
 	w.line(0, "# Which addresses there are, and how they are announced, AddressPools say.")
 	w.line(0, "services:")
-	w.line(1, "namespace: %s", Namespace)
+	w.line(1, "namespace: %s", poolfile.Namespace)
 	if d.class != "" {
 		w.line(1, "class: %s", quote(d.class))
 		w.line(1, "unclassed: false")
@@ -45,7 +42,7 @@ func (d *draft) config(madeBy string) []byte {
 
 // check tells what Pintle would say of the configuration, so that nobody finds out when nodes start.
 func (d *draft) check(data []byte) {
-	_, problems := config.Parse(data, FileName, config.Options{Node: "node"})
+	_, problems := config.Parse(data, fileName, config.Options{Node: "node"})
 	for _, p := range problems {
 		d.add(Note{Place: p.String()})
 	}
@@ -188,20 +185,4 @@ func plain(s string) bool {
 		return false
 	}
 	return strings.Trim(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789/.-_") == ""
-}
-
-// ConfigMap is a configuration as an object of the cluster.
-func ConfigMap(config []byte) []byte {
-	w := &writer{}
-	w.line(0, "apiVersion: v1")
-	w.line(0, "kind: ConfigMap")
-	w.line(0, "metadata:")
-	w.line(1, "name: %s", ConfigMapName)
-	w.line(1, "namespace: %s", Namespace)
-	w.line(0, "data:")
-	w.line(1, "%s: |", FileName)
-	for l := range strings.SplitSeq(strings.TrimSuffix(string(config), "\n"), "\n") {
-		w.line(2, "%s", l)
-	}
-	return w.out.Bytes()
 }

@@ -15,6 +15,7 @@ import (
 
 	"github.com/pintle-lb/pintle/internal/config"
 	"github.com/pintle-lb/pintle/internal/ipam"
+	"github.com/pintle-lb/pintle/internal/poolfile"
 	"github.com/pintle-lb/pintle/internal/service/pintlev1"
 )
 
@@ -48,14 +49,14 @@ func TestGolden(t *testing.T) {
 			}
 			out := string(r.Pools)
 			if r.Needed {
-				out += "--- " + FileName + "\n" + string(r.Config)
+				out += "--- " + fileName + "\n" + string(r.Config)
 			}
 			golden(t, name+".out", out)
 			golden(t, name+".notes", said)
 			if strings.Contains(out+said, "hunter2") || strings.Contains(out+said, "aHVudGVyMg") {
 				t.Error("a password is shown")
 			}
-			if name != "odd" && strings.Contains(said, FileName+":") {
+			if name != "odd" && strings.Contains(said, fileName+":") {
 				t.Error("Pintle would say something of the configuration")
 			}
 			if problems := sound(r); problems != nil && name != "odd" {
@@ -105,6 +106,16 @@ func sound(r Result) (problems []string) {
 			_, err := ipam.ParseRange(a, p.Spec.SkipFirstLast)
 			add(err)
 		}
+		// As the rules of manifests/crds say it.
+		routed := slices.Contains(p.Spec.Announce, pintlev1.AnnounceBGP)
+		if len(p.Spec.Links) > 0 && !slices.Contains(p.Spec.Announce, pintlev1.AnnounceARP) || p.Spec.BGP != nil && !routed {
+			problems = append(problems, "links without arp, or bgp without bgp: "+doc)
+		}
+		for _, set := range [][]string{p.Spec.Addresses, p.Spec.Links, p.Spec.Namespaces} {
+			if len(unique(set)) != len(set) || len(set) > poolfile.MaxAddresses {
+				problems = append(problems, "no set: "+strings.Join(set, " "))
+			}
+		}
 		for _, s := range []*metav1.LabelSelector{p.Spec.NamespaceSelector, p.Spec.ServiceSelector, p.Spec.NodeSelector} {
 			_, err := metav1.LabelSelectorAsSelector(s)
 			add(err)
@@ -123,7 +134,7 @@ func sound(r Result) (problems []string) {
 	if slices.Sort(names); len(slices.Compact(slices.Clone(names))) != len(names) {
 		problems = append(problems, "two pools of one name: "+strings.Join(names, " "))
 	}
-	c, found := config.Parse(r.Config, FileName, config.Options{Node: "node"})
+	c, found := config.Parse(r.Config, fileName, config.Options{Node: "node"})
 	for _, p := range found {
 		problems = append(problems, p.String())
 	}
@@ -131,9 +142,9 @@ func sound(r Result) (problems []string) {
 		problems = append(problems, "no configuration for Services")
 	}
 	var m corev1.ConfigMap
-	add(yaml.UnmarshalStrict(ConfigMap(r.Config), &m))
-	if m.Name != ConfigMapName || m.Data[FileName] != string(r.Config) {
-		problems = append(problems, "the ConfigMap has another configuration: "+m.Data[FileName])
+	add(yaml.UnmarshalStrict(poolfile.ConfigMap(r.Config), &m))
+	if m.Name != "pintle-services" || m.Namespace != "pintle-system" || m.Data["pintle.yaml"] != string(r.Config) {
+		problems = append(problems, "the ConfigMap has another configuration: "+m.Data["pintle.yaml"])
 	}
 	return problems
 }
@@ -278,7 +289,7 @@ func FuzzImport(f *testing.F) {
 	f.Fuzz(func(t *testing.T, data []byte) {
 		r, notes, err := Import([]Source{{"f", data}}, "pintle import metallb f")
 		for _, n := range notes {
-			if n.Place == "" || n.Text == "" && !strings.HasPrefix(n.Place, FileName) || strings.ContainsAny(n.String(), "\n\x00\x1b") {
+			if n.Place == "" || n.Text == "" && !strings.HasPrefix(n.Place, fileName) || strings.ContainsAny(n.String(), "\n\x00\x1b") {
 				t.Errorf("a note that says nothing: %+v", n)
 			}
 		}

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/validation"
 
 	"github.com/pintle-lb/pintle/internal/poolfile"
 	"github.com/pintle-lb/pintle/internal/service/pintlev1"
@@ -77,7 +78,13 @@ func (f *fields) spans() []poolfile.Span {
 func (p *pool) allocation(f *fields) {
 	s := &p.out.Spec
 	p.rank, _ = f.number("priority")
-	s.Namespaces = f.texts("namespaces")
+	for _, n := range unique(f.texts("namespaces")) {
+		if len(validation.IsDNS1123Label(n)) > 0 {
+			f.note("namespaces", n, "is no name of a namespace: it is left out")
+			continue
+		}
+		s.Namespaces = append(s.Namespaces, n)
+	}
 	s.NamespaceSelector = f.pick("namespaceSelectors", f.selectors("namespaceSelectors"), "namespaces", p.out.Name)
 	s.ServiceSelector = f.pick("serviceSelectors", f.selectors("serviceSelectors"), "services -A", p.out.Name)
 	f.done()

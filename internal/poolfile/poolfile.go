@@ -1,11 +1,12 @@
-// Package poolfile writes AddressPools as documents for kubectl. It is what importers of other systems' configurations end
-// with; which pools there are is their business.
+// Package poolfile writes AddressPools, and the configuration that goes with them, as documents for kubectl. It is what
+// importers of other systems' configurations end with; which pools there are is their business.
 package poolfile
 
 import (
 	"bytes"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -41,6 +42,30 @@ func Write(comments []string, pools []pintlev1.AddressPool) ([]byte, error) {
 		out.Write(text)
 	}
 	return out.Bytes(), nil
+}
+
+// Namespace is where Pintle for Services is.
+const Namespace = "pintle-system"
+
+// ConfigMap is a configuration as the object that `pintle manifest services` makes of it too.
+func ConfigMap(config []byte) []byte {
+	var out bytes.Buffer
+	fmt.Fprintf(&out, `# pintle manifest services --config makes this object too, of a file: --config-out writes one.
+apiVersion: v1
+kind: ConfigMap
+metadata:
+  name: pintle-services
+  namespace: %s
+data:
+  pintle.yaml: |
+`, Namespace)
+	for line := range strings.SplitSeq(strings.TrimSuffix(string(config), "\n"), "\n") {
+		if line != "" {
+			line = "    " + line
+		}
+		out.WriteString(line + "\n")
+	}
+	return out.Bytes()
 }
 
 // Name makes a name that Kubernetes takes of one that something else had; "" if nothing of it can be used.
@@ -101,8 +126,11 @@ func (s Span) String() string {
 	return s.First.String() + "-" + s.Last.String()
 }
 
+// MaxAddresses is how many prefixes and ranges a pool may have.
+const MaxAddresses = 128
+
 // Spell writes the addresses of a pool that leaves out the first and the last address of each prefix, or does not. What no
-// pool can have is left out, and problems say why.
+// pool can have is left out, and problems say why; if there are too many all are.
 func Spell(spans []Span, skipFirstLast bool) (addresses []string, problems []error) {
 	for _, s := range spans {
 		if skipFirstLast && s.Prefix.IsValid() && s.Prefix.Addr().BitLen()-s.Prefix.Bits() < 2 {
@@ -112,7 +140,12 @@ func Spell(spans []Span, skipFirstLast bool) (addresses []string, problems []err
 			problems = append(problems, err)
 			continue
 		}
-		addresses = append(addresses, s.String())
+		if !slices.Contains(addresses, s.String()) {
+			addresses = append(addresses, s.String())
+		}
+	}
+	if len(addresses) > MaxAddresses {
+		return nil, append(problems, fmt.Errorf("makes %d prefixes and ranges, and a pool has at most %d: divide it into several", len(addresses), MaxAddresses))
 	}
 	return addresses, problems
 }

@@ -1,10 +1,12 @@
 package poolfile
 
 import (
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
 
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"sigs.k8s.io/yaml"
 
@@ -81,6 +83,27 @@ func TestSpell(t *testing.T) {
 		if !slices.Equal(got, want) || len(problems) != 2 || !strings.Contains(problems[0].Error(), "loopback") || !strings.Contains(problems[1].Error(), "too large") {
 			t.Errorf("skip %v: %q, %v", skip, got, problems)
 		}
+	}
+}
+
+func TestSpellThatIsTooLong(t *testing.T) {
+	var spans []Span
+	for i := range MaxAddresses {
+		spans = append(spans, Of(netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 0, byte(i), 0}), 30)))
+	}
+	if got, problems := Spell(append(spans, spans...), false); len(got) != MaxAddresses || problems != nil {
+		t.Errorf("%d, %v", len(got), problems)
+	}
+	if got, problems := Spell(append(spans, Of(netip.MustParsePrefix("10.1.0.0/24"))), false); got != nil || len(problems) != 1 {
+		t.Errorf("%d, %v", len(got), problems)
+	}
+}
+
+func TestConfigMap(t *testing.T) {
+	const config = "apiVersion: pintle.dev/v1\n\nservices:\n  namespace: x # y\n"
+	var m corev1.ConfigMap
+	if err := yaml.UnmarshalStrict(ConfigMap([]byte(config)), &m); err != nil || m.Name != "pintle-services" || m.Namespace != Namespace || m.Data["pintle.yaml"] != config {
+		t.Errorf("%v: %+v", err, m)
 	}
 }
 
