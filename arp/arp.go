@@ -30,7 +30,8 @@ import (
 
 // A Gate says whether this node may claim now. It is asked immediately before each frame that claims, from several
 // goroutines and with a lock held: it must be quick and must not call the Speaker. Gates are compared with ==, so a Gate is
-// a pointer or another comparable value.
+// a pointer or another comparable value. One that has a method Drop is told by it, in the same way, of each claim of another station
+// for the address, before it is asked whether that is to be contested.
 type Gate interface{ Valid() bool }
 
 // A Target is an address on a link. With a nil Claim it is only listened for: foreign claims are heard, for IPv6 the

@@ -334,6 +334,9 @@ func (l *link) contest(t *target, m message, now time.Time) {
 	t.stat.Heard++
 	t.stat.LastMAC, t.stat.LastHeard = m.at.String(), now
 	heard := Heard{Addr: t.addr, Link: l.name, MAC: t.stat.LastMAC, At: now}
+	if d, ok := t.claim.(interface{ Drop() }); ok {
+		d.Drop() // before it is asked: it may give way to whoever else claims
+	}
 	if t.claim != nil && t.claim.Valid() {
 		heard.Defended = true
 		l.defend(t, m.at, now)

@@ -96,7 +96,7 @@ func (s *serviceNode) openHost() (err error) {
 	if s.screen, err = n.binder.OpenScreen(); err != nil {
 		return err
 	}
-	n.speaker = arp.New(arp.Config{Log: n.log, OnHeard: func(h arp.Heard) { n.heard.hear(h); s.ctl.Heard(h.Addr) },
+	n.speaker = arp.New(arp.Config{Log: n.log, OnHeard: n.heard.hear,
 		Peer: func(mac string) string { return s.roll.PeerOf(mac) }})
 	return n.openRouters()
 }
@@ -322,10 +322,19 @@ func (s *serviceNode) followServers(ctx context.Context) {
 	}
 }
 
-// away reports whether the API does not answer this node: its Lease was renewed, by anything that was seen, longer ago than it is by
-// far renewed when all is well.
+// away reports whether the API does not answer this node: a node that has a Lease asks it each third of that. One that has none
+// asks seldom, and says it only if it was not answered.
 func (s *serviceNode) away(st leader.KubeStatus) bool {
-	return st.Error != "" && !st.Seen.IsZero() && time.Since(st.Seen) > st.Duration*4/10
+	var last time.Time
+	for _, list := range [][]leader.KubeServer{st.Servers, s.roll.Status().Servers} {
+		for _, x := range list {
+			if x.Seen.After(last) {
+				last = x.Seen
+			}
+		}
+	}
+	asks := st.Error != "" || st.Holder == s.cfg.Node
+	return asks && !last.IsZero() && time.Since(last) > st.Duration*4/10
 }
 
 // closeServices closes what openServices opened.

@@ -56,7 +56,7 @@ type leave struct {
 	last *pintlev1.Address
 }
 
-// A Gate is an arp.Gate that outlives a lease. Drop tells it that another station claims the address.
+// A Gate is an arp.Gate that outlives a lease. Drop tells it that another station claims the address, or that it is given up.
 type Gate interface {
 	arp.Gate
 	Drop()
@@ -111,18 +111,13 @@ func (h *holder) gate(r *Record) arp.Gate {
 // forget drops gates of leases that are over.
 func (h *holder) forget() {
 	for k, g := range h.gates {
-		if r := h.Records[k.addr]; r == nil || k.lease != h.Lease && !g.Valid() {
-			delete(h.gates, k)
+		r := h.Records[k.addr]
+		if given := r == nil || !h.claims(r); given {
+			g.Drop() // an elector forgets a lease that ran out: it does not say that this is over
+		} else if k.lease == h.Lease || g.Valid() {
+			continue
 		}
-	}
-}
-
-// rival is told that another station claims an address: what only the loss of the API keeps here is let go.
-func (h *holder) rival(a netip.Addr) {
-	for k, g := range h.gates {
-		if k.addr == a {
-			g.Drop()
-		}
+		delete(h.gates, k)
 	}
 }
 

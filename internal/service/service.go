@@ -177,9 +177,6 @@ func (c *Controller) Links(links []Link) {
 // Unfit takes why this node can serve nobody now; "" when it can.
 func (c *Controller) Unfit(why string) { c.post(func() { c.unfit, c.judged = why, true }) }
 
-// Heard takes that another station claims an address.
-func (c *Controller) Heard(a netip.Addr) { c.post(func() { c.hold.rival(a) }) }
-
 // Disturbed takes that others changed what this node has on lo.
 func (c *Controller) Disturbed() { c.post(func() { c.bound.again() }) }
 
