@@ -13,6 +13,9 @@
 //	...
 //	fmt.Println(probe.Report(from, probe.Mark()).Outage)
 //
+// A Survey does for hundreds of addresses what a Probe does for one, by ARP and neighbour solicitation alone. Behind puts a host
+// behind a router, Pod one on a node; a Greeter there is a service that costs no process.
+//
 // Making network namespaces needs CAP_SYS_ADMIN and CAP_NET_ADMIN; Enter gets them in a user namespace where they are missing.
 package netlab
 

@@ -34,7 +34,7 @@ type Pod struct {
 
 // Pod adds a pod on a host, with an IPv4 address and, if the lab has IPv6, perhaps an IPv6 address, in this order. The first
 // address of the /24 of the former (10.244.3.1 for 10.244.3.7) is its gateway. It has the host's number, which is what its
-// echo answers. The pod goes with the lab, or by Close.
+// echo answers. The kernel may need another moment for IPv6. The pod goes with the lab, or by Close.
 func (l *Lab) Pod(on *Host, name string, addrs ...netip.Addr) (*Pod, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

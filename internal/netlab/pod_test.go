@@ -2,6 +2,7 @@ package netlab
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"net/netip"
 	"testing"
@@ -42,13 +43,21 @@ func TestPods(t *testing.T) {
 		for i, to := range pods {
 			for j := range addrs[i] {
 				at := netip.AddrPortFrom(addrs[i][j], 80)
-				a, err := from.Ask(t.Context(), "tcp", at)
-				if err != nil || a.By != to.Name() || a.Seen.Addr() != sourceOf(from, j) && from != l.Node(1).Host {
-					t.Errorf("%s asks %s by tcp: %+v, %v", from.Name(), at, a, err)
+				var a Answer
+				answered := func(network string) func() bool {
+					return func() (ok bool) {
+						var err error
+						a, err = from.Ask(t.Context(), network, at)
+						return err == nil
+					}
 				}
-				a, err = from.Ask(t.Context(), "udp", at)
-				if err != nil || a.By != nodeName(to.Number()) {
-					t.Errorf("%s asks %s by udp: %+v, %v", from.Name(), at, a, err)
+				eventually(t, fmt.Sprintf("%s asks %s by tcp", from.Name(), at), answered("tcp"))
+				if a.By != to.Name() || a.Seen.Addr() != from.addrs[j].Addr() && from != l.Node(1).Host {
+					t.Errorf("%s asks %s by tcp: %+v", from.Name(), at, a)
+				}
+				eventually(t, fmt.Sprintf("%s asks %s by udp", from.Name(), at), answered("udp"))
+				if a.By != nodeName(to.Number()) {
+					t.Errorf("%s asks %s by udp: %+v", from.Name(), at, a)
 				}
 			}
 		}
@@ -72,8 +81,6 @@ func TestPods(t *testing.T) {
 		t.Error("made a pod without IPv4")
 	}
 }
-
-func sourceOf(h *Host, family int) netip.Addr { return h.addrs[family].Addr() }
 
 // What is sent on a connection comes back, until the service ends.
 func TestGreeter(t *testing.T) {
