@@ -13,6 +13,7 @@
 package ipam
 
 import (
+	"cmp"
 	"maps"
 	"math/big"
 	"net/netip"
@@ -107,7 +108,7 @@ func unique(users []User) []User {
 // Block says that an address is not to be given to anybody, and why, in words that follow the address: "is being deleted". A
 // Service that has it gives it up. It may be blocked before it is in use, or while it is.
 func (b *Book) Block(addr netip.Addr, why string) {
-	b.blocked[addr] = why
+	b.blocked[addr] = cmp.Or(why, "is blocked")
 	b.usage = nil
 }
 

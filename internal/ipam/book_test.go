@@ -244,6 +244,10 @@ func (w *world) check(r Request, d Decision) {
 		if _, blocked := w.book.blocked[g.Addr]; blocked {
 			w.fail(r, d, "%s is blocked", g.Addr)
 		}
+		h, p := w.book.held[g.Addr], w.pools[g.Pool]
+		if h.Pool != g.Pool && !(p.has(g.Addr) && w.admits(p, r) && (h.Users[0].is(r.Service, r.UID) || !w.pools[h.Pool].has(g.Addr))) {
+			w.fail(r, d, "%s is of pool %s, not %s", g.Addr, h.Pool, g.Pool)
+		}
 	}
 	for _, g := range d.Take {
 		if slices.Contains(has, g.Addr) {
@@ -439,7 +443,7 @@ func (w *world) checkFamilies(r Request, d Decision) {
 		}
 	}
 	for _, g := range slices.Concat(d.Keep, d.Take) {
-		if r.Pool != "" && g.Pool != r.Pool && !w.pools[r.Pool].has(g.Addr) {
+		if p := w.pools[r.Pool]; r.Pool != "" && g.Pool != r.Pool && !(p.has(g.Addr) && w.admits(p, r)) {
 			w.fail(r, d, "is OK with %s of pool %s", g.Addr, g.Pool)
 		}
 	}

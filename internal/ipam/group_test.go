@@ -60,3 +60,31 @@ func TestGroup(t *testing.T) {
 		t.Errorf("%v of no group", got)
 	}
 }
+
+// A search passes over what is full once.
+func TestGroupIsQuick(t *testing.T) {
+	g := newGroup()
+	port := []Port{{"TCP", 80}}
+	var addrs []netip.Addr
+	for i := range 200 {
+		addrs = append(addrs, netip.AddrFrom4([4]byte{192, 0, 2, byte(i)}))
+		g.add(addrs[i], port)
+	}
+	use := g.ports[port[0]]
+	for range g.without(port) {
+		t.Fatal("one is free")
+	}
+	if i, _ := slices.BinarySearchFunc(g.addrs, use.full, netip.Addr.Compare); i != len(addrs) {
+		t.Errorf("only %d are known to be full", i)
+	}
+	g.add(addrs[50], []Port{{"TCP", 81}})
+	g.remove(addrs[50], []Port{{"TCP", 81}})
+	if i, _ := slices.BinarySearchFunc(g.addrs, use.full, netip.Addr.Compare); i != len(addrs) {
+		t.Errorf("what happens to other ports makes it forget all but %d", i)
+	}
+	g.remove(addrs[100], port)
+	g.add(addrs[100], []Port{{"TCP", 81}})
+	if got := slices.Collect(g.without(port)); !slices.Equal(got, addrs[100:101]) {
+		t.Errorf("%v", got)
+	}
+}

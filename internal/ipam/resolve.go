@@ -16,10 +16,10 @@ import (
 //     Service that needs two addresses gets them from one pool if there is one that has both.
 //
 // A Service that cannot have all it asks for keeps what it has and takes nothing, apart from PreferDualStack, where each family is
-// looked at alone.
+// looked at alone. Of users of one address that may not share it any more, the later ones lose it, whether there is another or not.
 //
-// Resolve changes nothing. To whom an address is given does not depend on the order in which the Book was told of others, but on
-// what is in use. Once a decision is brought about, Resolve finds nothing more to do.
+// Resolve changes nothing, and depends on the request, the pools and what is in use or blocked, not on how the Book came to know of it.
+// Once a decision is brought about, Resolve finds nothing more to do.
 func (b *Book) Resolve(r Request) Decision {
 	s := &resolution{book: b, Request: r}
 	for _, f := range r.wanted() {

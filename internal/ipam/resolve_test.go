@@ -43,6 +43,24 @@ func TestResolve(t *testing.T) {
 			[]Holding{holding("192.0.2.0", "main", testUser(db, "2", "k", 2), testUser(Key{"a", "b"}, "3", "k", 2, 1), testUser(web, "1", "k", 1))},
 			Request{User: testUser(web, "1", "k", 1), Families: []Family{IPv4}},
 			"keep 192.0.2.0 main shared"},
+		{"the port of one that is neither first nor last",
+			[]Holding{holding("192.0.2.0", "main", testUser(db, "2", "k", 1), testUser(Key{"a", "b"}, "3", "k", 2), testUser(web, "1", "k", 3))},
+			Request{User: testUser(web, "1", "k", 3, 2), Families: []Family{IPv4}},
+			"take 192.0.2.1 main; drop 192.0.2.0; 192.0.2.0 is given up: it is in use by a/b, which has TCP 2 too"},
+		{"an address that is blocked is not shared",
+			[]Holding{holding("192.0.2.7", "main", testUser(db, "2", "k", 1)), holding("2001:db8::b", "main", testUser(db, "2", "k", 1))},
+			Request{User: testUser(web, "1", "k", 2), Families: []Family{IPv4, IPv6}, Policy: RequireDualStack},
+			"take 192.0.2.0 main; take 2001:db8::b main shared"},
+		{"what is given up comes in the order of addresses",
+			[]Holding{holding("192.0.2.2", "main", testUser(web, "1", "")), holding("192.0.2.3", "main", testUser(web, "1", "")),
+				holding("192.0.2.7", "main", testUser(web, "1", "")), holding("2001:db8::1", "main", testUser(web, "1", ""))},
+			Request{User: testUser(web, "1", ""), Families: []Family{IPv4}},
+			"keep 192.0.2.2 main; drop 192.0.2.3; drop 192.0.2.7; drop 2001:db8::1; 192.0.2.7 is given up: it is being deleted; " +
+				"2001:db8::1 is given up: it is IPv6, and the Service is IPv4 (spec.ipFamilyPolicy, spec.ipFamilies); " +
+				"192.0.2.3 is given up: it makes way for 192.0.2.2"},
+		{"both are required, and there is one family",
+			nil, Request{User: testUser(web, "1", ""), Families: []Family{IPv6}, Policy: RequireDualStack, Pool: "spare"},
+			"missing IPv6; refused: no IPv6 address: pool spare has no IPv6 addresses"},
 		{"of two addresses the one in a pool is kept",
 			[]Holding{holding("192.0.2.99", "main", testUser(web, "1", "")), holding("198.51.100.2", "spare", testUser(web, "1", ""))},
 			Request{User: testUser(web, "1", ""), Families: []Family{IPv4}},
@@ -99,6 +117,7 @@ func TestResolve(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			b := NewBook()
 			b.SetPools(pools)
+			b.Block(netip.MustParseAddr("192.0.2.7"), "is being deleted")
 			for _, h := range c.holdings {
 				b.Set(h)
 			}
@@ -166,7 +185,7 @@ func TestHolding(t *testing.T) {
 func TestSetPools(t *testing.T) {
 	b := NewBook()
 	request := Request{User: testUser(web, "1", ""), Families: []Family{IPv4}}
-	b.SetPools([]Pool{{Name: "a", AutoAssign: true, Ranges: ranges("192.0.2.0/30")}, {Name: "a", AutoAssign: true, Ranges: ranges("198.51.100.0/30")}})
+	b.SetPools([]Pool{{Name: "a", AutoAssign: true, Ranges: ranges("192.0.2.0/30")}, {Name: "a", AutoAssign: true, Ranges: ranges("198.51.100.0/29")}})
 	if got := describe(b.Resolve(request)); got != "take 192.0.2.0 a" {
 		t.Errorf("of two pools of one name: %s", got)
 	}
@@ -176,7 +195,11 @@ func TestSetPools(t *testing.T) {
 	if u := b.Usage("b"); u.Total.Sign() != 0 || u.Free.Sign() != 0 || u.Used != 0 {
 		t.Errorf("of no pool: %+v", u)
 	}
-	b.Block(netip.MustParseAddr("192.0.2.0"), "is a stranger's")
+	b.Block(netip.MustParseAddr("192.0.2.0"), "")
+	request.Addresses = []netip.Addr{netip.MustParseAddr("192.0.2.0")}
+	if got := describe(b.Resolve(request)); got != "missing IPv4; refused: 192.0.2.0 of pool a is blocked" {
+		t.Errorf("blocked without a reason: %s", got)
+	}
 	b.Set(holding("192.0.2.1", "a"))
 	b.Block(netip.MustParseAddr("192.0.2.1"), "is being deleted") // it counts once
 	if u := b.Usage("a"); u.Used != 2 || u.Free.Int64() != 2 {

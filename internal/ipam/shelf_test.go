@@ -113,25 +113,24 @@ func BenchmarkResolve(b *testing.B) {
 	for i := range many {
 		many[i] = Pool{Name: fmt.Sprint("p", i), AutoAssign: true, Ranges: ranges(fmt.Sprintf("10.%d.0.0/16", i)), Namespaces: []string{fmt.Sprint("ns", i)}}
 	}
+	one := []Pool{{Name: "p", AutoAssign: true, Ranges: ranges("10.0.0.0/16 2001:db8::/64")}}
+	share := func(ports ...uint16) Request {
+		return Request{User: testUser(Key{}, "", "k", ports...), Families: []Family{IPv4}}
+	}
 	for name, c := range map[string]struct {
 		pools   []Pool
 		request func(i int) Request
 	}{
-		"v4":   {[]Pool{{Name: "p", AutoAssign: true, Ranges: ranges("10.0.0.0/16")}}, func(int) Request { return Request{Families: []Family{IPv4}} }},
-		"dual": {[]Pool{{Name: "p", AutoAssign: true, Ranges: ranges("10.0.0.0/16 2001:db8::/64")}}, func(int) Request { return Request{Families: []Family{IPv4, IPv6}, Policy: RequireDualStack} }},
+		"IPv4":      {one, func(int) Request { return Request{Families: []Family{IPv4}} }},
+		"IPv6":      {one, func(int) Request { return Request{Families: []Family{IPv6}} }},
+		"dual":      {one, func(int) Request { return Request{Families: []Family{IPv4, IPv6}, Policy: RequireDualStack} }},
+		"exhausted": {[]Pool{{Name: "p", AutoAssign: true, Ranges: ranges("10.0.0.0/24")}}, func(int) Request { return Request{Families: []Family{IPv4}} }},
 		"200 pools": {many, func(i int) Request {
 			return Request{User: User{Service: Key{Namespace: fmt.Sprint("ns", i%200)}}, Families: []Family{IPv4}}
 		}},
-		"one key and port": {[]Pool{{Name: "p", AutoAssign: true, Ranges: ranges("10.0.0.0/16")}}, func(int) Request {
-			return Request{User: User{ShareKey: "k", Ports: []Port{{"TCP", 80}, {"TCP", 443}}}, Families: []Family{IPv4}}
-		}},
-		"one key and two ports": {[]Pool{{Name: "p", AutoAssign: true, Ranges: ranges("10.0.0.0/16")}}, func(i int) Request {
-			return Request{User: User{ShareKey: "k", Ports: []Port{{"TCP", 80 + uint16(i*2/n)}}}, Families: []Family{IPv4}}
-		}},
-		"one key, 100 Services an address": {[]Pool{{Name: "p", AutoAssign: true, Ranges: ranges("10.0.0.0/16")}}, func(i int) Request {
-			return Request{User: User{ShareKey: "k", Ports: []Port{{"TCP", uint16(i % 100)}}}, Families: []Family{IPv4}}
-		}},
-		"exhausted": {[]Pool{{Name: "p", AutoAssign: true, Ranges: ranges("10.0.0.0/24")}}, func(int) Request { return Request{Families: []Family{IPv4}} }},
+		"one key and the same ports":       {one, func(int) Request { return share(80, 443) }},
+		"one key and one of two ports":     {one, func(i int) Request { return share(80 + uint16(i*2/n)) }},
+		"one key, 100 Services an address": {one, func(i int) Request { return share(uint16(i % 100)) }},
 	} {
 		b.Run(name, func(b *testing.B) {
 			for b.Loop() {
