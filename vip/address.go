@@ -63,10 +63,11 @@ func Strays(addrs []netip.Addr) ([]Stray, error) {
 	if err != nil {
 		return nil, err
 	}
+	wanted := setOf(addrs)
 	var out []Stray
 	for _, l := range links {
 		for _, a := range all {
-			if a.link == l.Index && slices.Contains(addrs, a.Addr()) && !a.tagged() && !a.likeOurs() {
+			if a.link == l.Index && wanted[a.Addr()] && !a.tagged() && !a.likeOurs() {
 				out = append(out, Stray{a.Prefix, l.Name})
 			}
 		}

@@ -35,6 +35,27 @@ func TestSetBindsAndUnbinds(t *testing.T) {
 	}
 }
 
+func TestSetOfAThousand(t *testing.T) {
+	lab(t)
+	b := open(t, Config{})
+	run(t, b)
+	var want []string
+	for i := range 500 {
+		want = append(want, fmt.Sprintf("10.200.%d.%d/32", i/250, 1+i%250), fmt.Sprintf("fd01::%x/128", i+1))
+	}
+	slices.SortFunc(want, func(a, b string) int { return comparePrefix(netip.MustParsePrefix(a), netip.MustParsePrefix(b)) })
+	set(t, b, want...)
+	if gone := b.look(t.Context(), true); gone || len(onLo(t)) != 1000 || len(inSet(t, "a", "bound")) != 500 {
+		t.Errorf("gone %t, %d on lo, %d in the wall", gone, len(onLo(t)), len(inSet(t, "a", "bound")))
+	}
+	set(t, b, want[:999]...)
+	set(t, b, want...)
+	set(t, b)
+	if len(onLo(t)) != 0 {
+		t.Errorf("%d are left", len(onLo(t)))
+	}
+}
+
 func TestBoundAddressInKernel(t *testing.T) {
 	lab(t)
 	b := open(t, Config{Lifetime: 20 * time.Second})

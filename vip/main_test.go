@@ -36,19 +36,41 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// child binds the addresses (run directory, instance, addresses...) and lives until its standard input ends.
+// child binds the addresses (run directory, instance, addresses...), guards those that are given as screen:ADDRESS, hushes those
+// given as hush:ADDRESS, and lives until its standard input ends.
 func child(spec []string) error {
 	b, err := Open(Config{RunDir: spec[0], Instance: spec[1], Lifetime: MinLifetime})
 	if err != nil {
 		return err
 	}
 	var want []netip.Prefix
+	var guarded []Guarded
+	var hushed []netip.Addr
 	for _, s := range spec[2:] {
-		want = append(want, netip.MustParsePrefix(s))
+		switch kind, rest, _ := strings.Cut(s, ":"); kind {
+		case "screen":
+			guarded = append(guarded, Guarded{Addr: netip.MustParseAddr(rest)})
+		case "hush":
+			hushed = append(hushed, netip.MustParseAddr(rest))
+		default:
+			want = append(want, netip.MustParsePrefix(s))
+		}
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	go func() { _ = b.Run(ctx) }()
+	if guarded != nil {
+		s, err := b.OpenScreen()
+		if err == nil {
+			err = s.Set(ctx, guarded)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	if err := b.Hush(ctx, hushed); err != nil {
+		return err
+	}
 	if _, err := b.Set(ctx, want); err != nil {
 		return err
 	}
@@ -146,11 +168,17 @@ func (o other) do(t *testing.T, f func() error) {
 // wire makes eth0 here (10.9.0.1/24) and eth0 over there (10.9.0.2/24), both also in fd09::/64. Both send when it returns.
 func wire(t *testing.T, o other) {
 	t.Helper()
-	must(t, netlink.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "eth0"}, PeerName: "eth0",
+	wireAs(t, o, "eth0", "9")
+}
+
+// wireAs does as wire with another name here and another network: 10.N.0.0/24 and fd0N::/64.
+func wireAs(t *testing.T, o other, name, n string) {
+	t.Helper()
+	must(t, netlink.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: name}, PeerName: "eth0",
 		PeerNamespace: netlink.NsFd(int(o.ns))}))
-	giveAddress(t, "eth0", "10.9.0.1/24")
-	giveAddress(t, "eth0", "fd09::1/64")
-	up(t, "eth0")
+	giveAddress(t, name, "10."+n+".0.1/24")
+	giveAddress(t, name, "fd0"+n+"::1/64")
+	up(t, name)
 	o.do(t, func() error {
 		for _, l := range []string{"lo", "eth0"} {
 			link, err := netlink.LinkByName(l)
@@ -161,15 +189,15 @@ func wire(t *testing.T, o other) {
 				return err
 			}
 		}
-		if err := addAddress("eth0", "10.9.0.2/24"); err != nil {
+		if err := addAddress("eth0", "10."+n+".0.2/24"); err != nil {
 			return err
 		}
-		if err := addAddress("eth0", "fd09::2/64"); err != nil {
+		if err := addAddress("eth0", "fd0"+n+"::2/64"); err != nil {
 			return err
 		}
 		return waitActive("eth0")
 	})
-	must(t, waitActive("eth0"))
+	must(t, waitActive(name))
 }
 
 // waitActive waits until the link sends. The kernel gives one that got its carrier after it was set up a queue some time later,

@@ -130,25 +130,20 @@ func (r *ruleset) look() (razed bool, err error) {
 	if !r.put {
 		return false, nil
 	}
-	gen, err := r.generation()
-	for tries := 0; err == nil && gen != r.seen && tries < 5; tries++ {
-		whole, failed := r.whole()
-		now, err := r.generation()
-		switch {
-		case err != nil:
-			return false, err
-		case now != gen: // somebody committed while we read
-			gen = now
-		case failed != nil:
-			return false, fmt.Errorf("read nftables table %s: %w", r.table.Name, failed)
-		case !whole:
-			r.put = false
-			return true, nil
-		default:
-			r.seen = gen
-		}
+	now, err := r.generation()
+	if err != nil || now == r.seen {
+		return false, err
 	}
-	return false, err // where others commit all the time, the next look tells
+	whole, err := r.whole()
+	switch {
+	case err != nil:
+		return false, fmt.Errorf("read nftables table %s: %w", r.table.Name, err)
+	case whole:
+		r.seen = now // what others commit while we read, the next look sees
+	default:
+		r.put = false
+	}
+	return !whole, nil
 }
 
 // whole reads the table.
@@ -196,14 +191,7 @@ func (r *ruleset) change() error {
 	b := batch{ruleset: r}
 	b.elements(del, r.nft.SetDeleteElements)
 	b.elements(add, r.nft.SetAddElements)
-	if err := b.end(); err != nil {
-		return err
-	}
-	r.have, r.next = r.next, nil
-	if now, err := r.generation(); err == nil && now == r.seen+b.sent {
-		r.seen = now // all transactions since then were ours
-	}
-	return nil
+	return b.end(r.seen)
 }
 
 // build replaces the whole table, in one transaction unless it has too many elements for that.
@@ -211,6 +199,10 @@ func (r *ruleset) build() error {
 	r.put, r.seen = false, 0
 	if r.next == nil {
 		r.next = r.have
+	}
+	before, err := r.generation()
+	if err != nil {
+		return err
 	}
 	b := batch{ruleset: r}
 	r.nft.AddTable(r.table)
@@ -228,11 +220,7 @@ func (r *ruleset) build() error {
 		}
 	}
 	b.elements(slices.Collect(maps.Keys(r.next)), r.nft.SetAddElements)
-	if err := b.end(); err != nil {
-		return err
-	}
-	r.put, r.have, r.next = true, r.next, nil
-	return nil
+	return b.end(before)
 }
 
 // remove removes the table. That it is not there is no error.
@@ -278,10 +266,15 @@ func (b *batch) flush() {
 	}
 }
 
-func (b *batch) end() error {
+// end makes the table what it is to be. If all transactions since that generation are ours, nobody else can have changed it.
+func (b *batch) end(since uint32) error {
 	b.flush()
 	if b.err != nil {
 		return fmt.Errorf("set nftables table %s: %w", b.table.Name, b.err)
+	}
+	b.put, b.have, b.next = true, b.next, nil
+	if now, err := b.generation(); err == nil && now == since+b.sent {
+		b.seen = now
 	}
 	return nil
 }

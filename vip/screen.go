@@ -37,7 +37,8 @@ import (
 // the Service's address then has nobody to take it: the Service has no endpoint, or not that port, or the proxy is behind. Sent
 // on, it would go back to the router or the link from which it came, and come again. So it is rejected: TCP with a reset, all else
 // with an ICMP error, of which the kernel sends to one host but one each second after the first six (net.ipv4.icmp_ratelimit,
-// net.ipv6.icmp.ratelimit).
+// net.ipv6.icmp.ratelimit); a redirect, which a client of the same link may get before, counts too. ICMP errors and pieces of IPv6
+// packets are dropped: the kernel answers none.
 //
 // A bound address is one of the host's own, so its every port would be reachable there: sshd, the kubelet, and NodePorts too,
 // which kube-proxy serves at every address of the host. What is for no port of a Service is therefore kept from translation
@@ -185,7 +186,7 @@ func (s *Screen) Err() error {
 // Run looks each second whether the table is as it was set, and sets it again when another program changed it, until ctx ends;
 // then it returns nil and leaves the table, for Close. It calls Config.OnChange of the Binder when Err comes or goes.
 func (s *Screen) Run(ctx context.Context) error {
-	tick := time.NewTicker(readBack)
+	tick := time.NewTicker(s.binder.readBack)
 	defer tick.Stop()
 	for {
 		select {

@@ -291,10 +291,10 @@ func without(a, b []netip.Prefix) []netip.Prefix {
 	return slices.DeleteFunc(slices.Clone(a), func(p netip.Prefix) bool { return in[p] })
 }
 
-func setOf(ps []netip.Prefix) map[netip.Prefix]bool {
-	set := make(map[netip.Prefix]bool, len(ps))
-	for _, p := range ps {
-		set[p] = true
+func setOf[T comparable](ts []T) map[T]bool {
+	set := make(map[T]bool, len(ts))
+	for _, t := range ts {
+		set[t] = true
 	}
 	return set
 }

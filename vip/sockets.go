@@ -4,7 +4,6 @@ import (
 	"encoding/binary"
 	"fmt"
 	"net/netip"
-	"slices"
 
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
@@ -38,14 +37,14 @@ func Established(addrs []netip.Addr) (int, error) {
 	if len(addrs) == 0 {
 		return 0, nil
 	}
-	n := 0
+	wanted, n := setOf(addrs), 0
 	for _, family := range []uint8{unix.AF_INET, unix.AF_INET6} {
 		locals, err := localAddresses(family)
 		if err != nil {
 			return 0, fmt.Errorf("list tcp sockets: %w", err)
 		}
 		for _, a := range locals {
-			if slices.Contains(addrs, a) {
+			if wanted[a] {
 				n++
 			}
 		}

@@ -9,6 +9,11 @@
 // address carries a Tag, and the next start sweeps what it finds. Several instances may share a network namespace if they
 // share the directory RunDir too; the last one puts back what the links were before the first one muted them.
 //
+// The address of a Service need not be bound: kube-proxy or a CNI translates what comes for it before the kernel asks whose it is.
+// Hush keeps the kernel mute for such an address when others have put it on this host. A Screen rejects what nobody translated, and
+// lets nothing but Services in at an address that is bound for them. FlushConntrack makes the kernel forget what it remembers of
+// connections to an address.
+//
 // Links, WatchLinks and Established tell facts of the host on which others decide.
 package vip
 
