@@ -36,8 +36,9 @@ type coordinator struct {
 	again    map[any]retry         // objects whose last write failed, by key or address
 	busy     map[ipam.Key]bool     // Services whose status is being written
 	balanced time.Time
-	began    time.Time // zero before the first decision
-	early    bool      // it has just begun: nodes that start together are still coming
+	began    time.Time             // zero before the first decision
+	repool   map[netip.Addr]string // addresses that came to another pool
+	early    bool                  // it has just begun: nodes that start together are still coming
 }
 
 // A retry is when something may be written again.
@@ -48,7 +49,7 @@ type retry struct {
 
 func newCoordinator(f *Facts) *coordinator {
 	return &coordinator{Facts: f, book: ipam.NewBook(), users: map[ipam.Key]map[netip.Addr]struct{}{}, load: map[string]int{}, services: map[ipam.Key]struct{}{}, records: map[netip.Addr]struct{}{},
-		refused: map[ipam.Key]string{}, hoping: map[ipam.Key]struct{}{}, again: map[any]retry{}}
+		refused: map[ipam.Key]string{}, hoping: map[ipam.Key]struct{}{}, repool: map[netip.Addr]string{}, again: map[any]retry{}}
 }
 
 // everything has all Services and addresses looked at.
@@ -78,6 +79,9 @@ func (c *coordinator) serviceChanged(k ipam.Key) {
 	c.services[k] = struct{}{}
 	for _, r := range c.recordsOf(k) {
 		c.records[r.Addr] = struct{}{}
+		for _, ref := range r.Object.Spec.Services { // whether they may share it still
+			c.services[ipam.Key{Namespace: ref.Namespace, Name: ref.Name}] = struct{}{}
+		}
 	}
 }
 
@@ -279,6 +283,10 @@ func (c *coordinator) tend(a netip.Addr) (Write, bool) {
 	if len(next.Spec.Services) == 0 {
 		return c.giveBack(r, next)
 	}
+	if p := c.repool[a]; p != "" {
+		next.Spec.Pool = p
+		delete(c.repool, a)
+	}
 	c.dress(next)
 	c.settle(r, next)
 	return c.update(r, next)
@@ -430,6 +438,12 @@ func (c *coordinator) serve(k ipam.Key) (done bool, out []Write) {
 	d := c.book.Resolve(req)
 	for _, a := range d.Drop {
 		c.records[a] = struct{}{}
+	}
+	for _, g := range d.Keep {
+		if r := c.Records[g.Addr]; r != nil && r.Object.Spec.Pool != g.Pool {
+			c.repool[g.Addr] = g.Pool
+			c.records[g.Addr] = struct{}{}
+		}
 	}
 	if !d.OK() {
 		c.refused[k] = ipam.Explain(d.Refused)
