@@ -20,6 +20,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/rest"
 
+	"github.com/pintle-lb/pintle/internal/ipam"
 	"github.com/pintle-lb/pintle/internal/service/pintlev1"
 )
 
@@ -44,6 +45,7 @@ type api interface {
 	update(ctx context.Context, o *pintlev1.Address) (*pintlev1.Address, error) // over exactly the state that o was made from
 	get(ctx context.Context, name string) (*pintlev1.Address, error)            // as the quorum has it; nil for none
 	remove(ctx context.Context, o *pintlev1.Address) error                      // exactly this state
+	service(ctx context.Context, k ipam.Key) (uid string, err error)            // as the quorum has it; "" for none
 	status(ctx context.Context, s *Service, addrs []netip.Addr, cond *metav1.Condition) (*corev1.Service, error)
 	poolStatus(ctx context.Context, name string, st pintlev1.AddressPoolStatus) error
 	event(ctx context.Context, e *corev1.Event) error
@@ -138,6 +140,16 @@ func (c *client) remove(ctx context.Context, o *pintlev1.Address) error {
 	uid, version := o.UID, o.ResourceVersion
 	return c.pintle.Delete().Resource("addresses").Name(o.Name).MaxRetries(0).
 		Body(&metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &uid, ResourceVersion: &version}}).Do(ctx).Error()
+}
+
+// service reads which Service of a name there is, as the quorum has it; "" for none.
+func (c *client) service(ctx context.Context, k ipam.Key) (string, error) {
+	out := &corev1.Service{}
+	err := c.core.Get().Namespace(k.Namespace).Resource("services").Name(k.Name).MaxRetries(0).Do(ctx).Into(out)
+	if apierrors.IsNotFound(err) {
+		return "", nil
+	}
+	return string(out.UID), err
 }
 
 // The parts of a Service's status that are ours, as server-side apply wants them.

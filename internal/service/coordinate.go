@@ -275,13 +275,21 @@ func (c *coordinator) tend(a netip.Addr) (Write, bool) {
 		return Write{}, false
 	}
 	next := r.Object.DeepCopy()
-	next.Spec.Services = slices.DeleteFunc(next.Spec.Services, func(ref pintlev1.ServiceRef) bool { return !c.uses(r, ref) })
+	var absent []pintlev1.ServiceRef
+	next.Spec.Services = slices.DeleteFunc(next.Spec.Services, func(ref pintlev1.ServiceRef) bool {
+		if c.Services[ipam.Key{Namespace: ref.Namespace, Name: ref.Name}] == nil {
+			absent = append(absent, ref)
+		}
+		return !c.uses(r, ref)
+	})
 	if next.DeletionTimestamp != nil {
 		next.Spec.Services = nil
 	}
 	next.Status.Services = namesOf(next.Spec.Services)
 	if len(next.Spec.Services) == 0 {
-		return c.giveBack(r, next)
+		w, ok := c.giveBack(r, next)
+		w.Absent = absent
+		return w, ok
 	}
 	if p := c.repool[a]; p != "" {
 		next.Spec.Pool = p
@@ -289,7 +297,9 @@ func (c *coordinator) tend(a netip.Addr) (Write, bool) {
 	}
 	c.dress(next)
 	c.settle(r, next)
-	return c.update(r, next)
+	w, ok := c.update(r, next)
+	w.Absent = absent
+	return w, ok
 }
 
 // uses reports whether a Service has, and may have, an address that is noted for it.

@@ -2,6 +2,7 @@ package service
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"time"
@@ -32,7 +33,8 @@ type Write struct {
 	Mine   bool              // of this node as a holder; else of the coordinator
 	Object *pintlev1.Address // as it is to be; of Delete as it is
 	Record *Record
-	Key    any // what is not to be tried again at once if it fails: an address or a Service
+	Absent []pintlev1.ServiceRef // Services that are not there as far as is known: it is not written if one of them is
+	Key    any                   // what is not to be tried again at once if it fails: an address or a Service
 
 	Service   *Service // of Status
 	Addrs     []netip.Addr
@@ -78,6 +80,16 @@ func (c *Controller) start(ctx context.Context, w Write) {
 
 // carryOut does a write. Where the object was another one than the write was made for, it is read anew.
 func (c *Controller) carryOut(ctx context.Context, w Write) (r result) {
+	for _, ref := range w.Absent {
+		uid, err := c.client.service(ctx, ipam.Key{Namespace: ref.Namespace, Name: ref.Name})
+		if err == nil && uid == string(ref.UID) {
+			err = errBehind
+		}
+		if err != nil {
+			r.err = err
+			return r
+		}
+	}
 	switch w.Verb {
 	case Create:
 		r.object, r.err = c.client.create(ctx, w.Object)
@@ -103,6 +115,9 @@ func (c *Controller) carryOut(ctx context.Context, w Write) (r result) {
 	}
 	return r
 }
+
+// errBehind says that a watch has not brought what is there.
+var errBehind = errors.New("the Service is there, but the watch has not brought it yet")
 
 // learnWrite takes what came of a write.
 func (c *Controller) learnWrite(ctx context.Context, w Write, r result) {
