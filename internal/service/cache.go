@@ -179,9 +179,6 @@ func (c *Controller) seeService(s *Service) {
 	if was := c.facts.Services[s.Key]; was != nil && was.UID == s.UID && was.Version >= s.Version {
 		return
 	}
-	if was := c.facts.Services[s.Key]; was == nil && !s.Type && s.Condition == nil {
-		return // no business of ours
-	}
 	c.facts.Services[s.Key] = s
 	c.serviceChanged(s.Key)
 }
