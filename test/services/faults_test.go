@@ -1,0 +1,293 @@
+package services_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/pintle-lb/pintle/internal/netlab"
+	"github.com/pintle-lb/pintle/internal/service/pintlev1"
+	"github.com/pintle-lb/pintle/test/services"
+)
+
+// lease is that of the nodes of these tests.
+const lease = 4 * time.Second
+
+// faults breaks nodes under addresses that are asked for all the time.
+type faults struct {
+	*services.Bed
+	t      *testing.T
+	addrs  []netip.Addr
+	survey *netlab.Survey
+}
+
+// TestFaults expects of every fault that never two nodes claim an address, that all are answered for again, and that no Service gets
+// another one.
+func TestFaults(t *testing.T) {
+	const many = 60
+	b := newPintle(t, services.Options{Lease: lease})
+	_, err := b.Pool(t.Context(), "main", "10.99.0.0/24")
+	check(t, err)
+	_, err = b.Backend(t.Context(), 1, services.Echo)
+	check(t, err)
+	for i := range many {
+		_, err := b.Service(t.Context(), fmt.Sprintf("s%d", i))
+		check(t, err)
+	}
+	f := &faults{Bed: b, t: t}
+	eventually(t, "every Service has an address", func(ctx context.Context) error { return f.allocated(ctx, many) })
+	f.spread("at first", 5)
+	before := f.allocation()
+	f.survey, err = b.Lab().StartSurvey(50*time.Millisecond, f.addrs...)
+	check(t, err)
+	eventually(t, "all are answered for", f.answered)
+	for _, c := range []struct {
+		name string
+		do   func() // breaks something, mends it, and waits until that shows
+	}{
+		{"a node is cut off", func() { f.vanishes(5, b.Node(5).Cut, b.Node(5).Heal) }},
+		{"a Pintle is frozen", func() { f.vanishes(4, func() error { return b.Freeze(4) }, func() error { return b.Continue(4) }) }},
+		{"a Pintle is killed and started again", func() { f.returns(3) }},
+		{"a Pintle is stopped", func() { f.drains(2) }},
+		{"a node is cordoned", func() { f.cordons(1) }},
+		{"rolling restart", f.rolls},
+		{"all are killed and come back", f.allDie},
+	} {
+		ok := t.Run(c.name, func(t *testing.T) {
+			f.t = t
+			from := f.survey.Mark()
+			c.do()
+			eventually(t, "all are answered for again", f.answered)
+			for _, line := range f.survey.Report(from, f.survey.Mark()).Rivals() {
+				t.Error(line)
+			}
+			if after := f.allocation(); !maps.Equal(before, after) {
+				t.Errorf("Services have other addresses:\n%v\n%v", before, after)
+			}
+		})
+		if !ok {
+			return
+		}
+	}
+}
+
+// allocated learns the addresses of all Services.
+func (f *faults) allocated(ctx context.Context, many int) error {
+	f.addrs = nil
+	for name, addr := range f.allocationIn(ctx) {
+		if addr == "" {
+			return fmt.Errorf("Service %s has none", name)
+		}
+		f.addrs = append(f.addrs, netip.MustParseAddr(addr))
+	}
+	if len(f.addrs) < many {
+		return fmt.Errorf("%d have one", len(f.addrs))
+	}
+	return nil
+}
+
+// allocation is which address each Service has.
+func (f *faults) allocation() map[string]string { return f.allocationIn(f.t.Context()) }
+
+func (f *faults) allocationIn(ctx context.Context) map[string]string {
+	list, err := f.API(1).CoreV1().Services("default").List(ctx, metav1.ListOptions{})
+	check(f.t, err)
+	out := map[string]string{}
+	for _, s := range list.Items {
+		if s.Spec.Type != corev1.ServiceTypeLoadBalancer {
+			continue
+		}
+		out[s.Name] = ""
+		if addrs := services.Ingress(&s); len(addrs) > 0 {
+			out[s.Name] = addrs[0].String()
+		}
+	}
+	return out
+}
+
+// answered reports an error unless every address is answered for, by the node that its object names.
+func (f *faults) answered(ctx context.Context) error {
+	holders, now := f.holders(ctx), f.survey.Holders()
+	for _, a := range f.addrs {
+		if now[a] == "" || now[a] != holders[a] {
+			return fmt.Errorf("%s is held by %q and answered for by %q", a, holders[a], now[a])
+		}
+	}
+	return nil
+}
+
+// holders are the nodes that the objects of addresses name.
+func (f *faults) holders(ctx context.Context) map[netip.Addr]string {
+	out := map[netip.Addr]string{}
+	for _, a := range f.objects(ctx) {
+		out[netip.MustParseAddr(a.Spec.Address)] = a.Status.Holder
+	}
+	return out
+}
+
+func (f *faults) objects(ctx context.Context) []pintlev1.Address {
+	list, err := f.API(1).Addresses.List(ctx, metav1.ListOptions{})
+	check(f.t, err)
+	return list.Items
+}
+
+// spread waits until so many nodes hold addresses, in shares that differ by a fifth at most.
+func (f *faults) spread(when string, nodes int) {
+	f.t.Helper()
+	eventually(f.t, "an even spread "+when, func(ctx context.Context) error {
+		load := map[string]int{}
+		for _, n := range f.holders(ctx) {
+			load[n]++
+		}
+		shares := slices.Sorted(maps.Values(load))
+		if len(load) != nodes || load[""] > 0 || float64(shares[len(shares)-1]) > 1.2*float64(shares[0]) {
+			return fmt.Errorf("%v", load)
+		}
+		return nil
+	})
+}
+
+// of are the addresses that are answered for by a node.
+func (f *faults) of(node string) (out []netip.Addr) {
+	for a, n := range f.survey.Holders() {
+		if n == node {
+			out = append(out, a)
+		}
+	}
+	return out
+}
+
+// vanishes has a node go without a word, and waits until others answer for its addresses; then it comes back.
+func (f *faults) vanishes(i int, away, back func() error) {
+	name := f.Node(i).Name()
+	mine := f.of(name)
+	if len(mine) == 0 {
+		f.t.Fatalf("%s has no address", name)
+	}
+	from := f.survey.Mark()
+	check(f.t, away())
+	eventually(f.t, "others answer for its addresses", func(context.Context) error {
+		now := f.survey.Holders()
+		for _, a := range mine {
+			if now[a] == "" || now[a] == name {
+				return fmt.Errorf("%s is answered for by %q", a, now[a])
+			}
+		}
+		return nil
+	})
+	r := f.survey.Report(from, f.survey.Mark())
+	f.t.Logf("%d addresses: outage of %v at most, with a lease of %v; the survey itself was late by %v", len(mine), r.Outage(), lease, r.Stall())
+	check(f.t, back())
+	f.back(i)
+}
+
+// back waits until a node takes addresses again.
+func (f *faults) back(i int) {
+	eventually(f.t, f.Node(i).Name()+" takes addresses again", func(ctx context.Context) error {
+		if len(f.of(f.Node(i).Name())) == 0 {
+			return errors.New("it has none")
+		}
+		return nil
+	})
+}
+
+// returns kills a Pintle and starts it again at once: it takes its Lease back, and goes on with what it had.
+func (f *faults) returns(i int) {
+	name := f.Node(i).Name()
+	from, mine := f.survey.Mark(), f.of(name)
+	check(f.t, f.Kill(i))
+	check(f.t, f.Start(i))
+	eventually(f.t, "it answers for its addresses again", func(context.Context) error {
+		if now := f.of(name); len(now) < len(mine) {
+			return fmt.Errorf("for %d of %d", len(now), len(mine))
+		}
+		return nil
+	})
+	f.t.Logf("%d addresses: outage of %v at most", len(mine), f.survey.Report(from, f.survey.Mark()).Outage())
+}
+
+// watched probes an address of a node, through kube-proxy, while f runs, and expects that no question is lost.
+func (f *faults) watched(node string, do func()) {
+	p, err := f.Lab().StartProbe(f.of(node)[0], 10*time.Millisecond)
+	check(f.t, err)
+	defer p.Close()
+	eventually(f.t, "the probe is answered", func(context.Context) error {
+		if p.Serving() == "" {
+			return errors.New("by nobody")
+		}
+		return nil
+	})
+	from := p.Mark()
+	do()
+	if w := p.Report(from, p.Mark()); w.Lost > 0 {
+		f.t.Errorf("%d of %d questions to an address of %s were lost", w.Lost, w.Sent, node)
+	}
+}
+
+// drains stops a Pintle as the kubelet does: its addresses move first, and no question to one of them is lost.
+func (f *faults) drains(i int) {
+	name := f.Node(i).Name()
+	f.watched(name, func() { check(f.t, f.Stop(f.t.Context(), i)) })
+	for a, n := range f.holders(f.t.Context()) {
+		if n == name {
+			f.t.Errorf("%s, which was stopped, still holds %s", name, a)
+		}
+	}
+	check(f.t, f.Start(i))
+	f.back(i)
+}
+
+// cordons has a node's addresses move by kubectl cordon, without a lost question.
+func (f *faults) cordons(i int) {
+	name := f.Node(i).Name()
+	kubectl := func(verb string) {
+		_, err := f.Kubectl(f.t.Context(), 1, verb, name)
+		check(f.t, err)
+	}
+	f.watched(name, func() {
+		kubectl("cordon")
+		eventually(f.t, "its addresses move", func(context.Context) error {
+			if n := len(f.of(name)); n > 0 {
+				return fmt.Errorf("it has %d", n)
+			}
+			return nil
+		})
+	})
+	kubectl("uncordon")
+	f.back(i)
+}
+
+// rolls restarts one Pintle after the other, each when the one before is ready, as a DaemonSet does.
+func (f *faults) rolls() {
+	f.watched(f.Node(1).Name(), func() {
+		for i := 1; i <= f.Len(); i++ {
+			check(f.t, f.Stop(f.t.Context(), i))
+			check(f.t, f.Start(i))
+			eventually(f.t, f.Node(i).Name()+" is ready", func(ctx context.Context) error { return f.ready(ctx, i) })
+		}
+	})
+}
+
+// ready asks a Pintle as a kubelet does.
+func (f *faults) ready(ctx context.Context, i int) error {
+	_, err := f.Node(i).Exec(ctx, "bash", "-c", `exec 3<>/dev/tcp/127.0.0.1/7403; printf 'GET /readyz HTTP/1.0\r\n\r\n' >&3; read -r line <&3; case $line in *200*) ;; *) echo "$line"; exit 1;; esac`)
+	return err
+}
+
+// allDie kills all Pintles and starts them again.
+func (f *faults) allDie() {
+	for i := 1; i <= f.Len(); i++ {
+		check(f.t, f.Kill(i))
+	}
+	for i := 1; i <= f.Len(); i++ {
+		check(f.t, f.Start(i))
+	}
+}
