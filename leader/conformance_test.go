@@ -14,3 +14,7 @@ func TestRaftConforms(t *testing.T) {
 func TestKubeConforms(t *testing.T) {
 	leadertest.Run(t, true, func(t *testing.T) leadertest.Cluster { return leader.NewKubeCluster(t) })
 }
+
+func TestKubeWithHeirsConforms(t *testing.T) {
+	leadertest.Run(t, true, func(t *testing.T) leadertest.Cluster { return leader.NewHeirCluster(t) })
+}

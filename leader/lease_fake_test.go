@@ -607,6 +607,12 @@ type KubeCluster struct{ *kubeWorld }
 
 func NewKubeCluster(t *testing.T) *KubeCluster { return &KubeCluster{newKubeWorld(t, 3, nil)} }
 
+// NewHeirCluster is one whose processes take their own tenures up again: each node
+// may run one process at a time.
+func NewHeirCluster(t *testing.T) *KubeCluster {
+	return &KubeCluster{newKubeWorld(t, 3, func(c *KubeConfig) { c.Heir = "host of " + c.Node })}
+}
+
 func (c *KubeCluster) Seat() string                           { return kubeSeat }
 func (c *KubeCluster) Nodes() []string                        { return c.names }
 func (c *KubeCluster) Start(node string, report func(t Term)) { c.start(node, report) }
