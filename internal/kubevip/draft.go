@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/pintle-lb/pintle/internal/poolfile"
 	"github.com/pintle-lb/pintle/internal/service/pintlev1"
 	"github.com/pintle-lb/pintle/manifests"
 )
@@ -163,6 +164,10 @@ func (d *draft) services(s setting) {
 }
 
 func (d *draft) serviceLink(s setting) {
+	if !poolfile.IsLink(s.value) {
+		d.note(s, "is no interface on which anybody asks: it is left out")
+		return
+	}
 	d.servedOn = s.value
 	d.note(s, "is links of an AddressPool; without, an address is announced on the link that has its subnet")
 }
@@ -179,7 +184,7 @@ func (d *draft) serve(objects []object, data map[string]string, madeBy string) (
 		out.Config, err = manifests.ServiceNode{MadeBy: madeBy, BGP: d.plane.BGP}.Config()
 	case d.mode.table:
 		d.note(setting{name: "vip_routingtable", value: "true"}, "pools are announced by ARP or by BGP, not in a table: this is ARP; for routers announce: [bgp]")
-	case link != "":
+	case poolfile.IsLink(link):
 		w.links = []string{link}
 	}
 	if err == nil && data != nil {

@@ -115,7 +115,7 @@ func (d *draft) pools(data map[string]string, w ways, madeBy string) ([]byte, er
 			taken[key] = spans
 			out = append(out, p)
 		case kind == "interface":
-			d.poolLink(s, namespace, data)
+			d.poolLink(s, namespace, data, w)
 		default:
 			d.poolSetting(s)
 		}
@@ -127,14 +127,7 @@ func (d *draft) pools(data map[string]string, w ways, madeBy string) ([]byte, er
 		d.note(setting{name: global}, "when the pool of a namespace is full, its Services get addresses of this one, which kube-vip does not do: "+
 			"if that must not be, give the pool %s a namespaceSelector", global)
 	}
-	return poolfile.Write([]string{"Addresses for Services of type LoadBalancer, for kubectl apply.", "Made by " + strings.Map(printable, madeBy) + "."}, out)
-}
-
-func printable(c rune) rune {
-	if c < ' ' || c >= 0x7f {
-		return '?'
-	}
-	return c
+	return poolfile.Write(poolfile.Comments(madeBy), out)
 }
 
 // lot is the addresses of one key; nil if kube-vip, or Pintle, gives none of them. kube-vip looks for the prefixes of a
@@ -187,7 +180,7 @@ func (d *draft) pool(s setting, namespace string, spans []poolfile.Span, data ma
 	}
 	p.Spec.Announce, p.Spec.Links = w.announce, w.links
 	for _, key := range []string{"interface-" + global, "interface-" + namespace} {
-		if link := data[key]; link != "" && slices.Contains(w.announce, pintlev1.AnnounceARP) {
+		if link := data[key]; poolfile.IsLink(link) && slices.Contains(w.announce, pintlev1.AnnounceARP) {
 			p.Spec.Links = []string{link}
 		}
 	}
@@ -219,7 +212,15 @@ func (d *draft) overlap(s setting, spans []poolfile.Span, taken map[string][]poo
 }
 
 // poolLink tells of interfaces that no pool has. Pools take the others.
-func (d *draft) poolLink(s setting, namespace string, data map[string]string) {
+func (d *draft) poolLink(s setting, namespace string, data map[string]string, w ways) {
+	switch {
+	case s.value == "":
+		return
+	case !poolfile.IsLink(s.value):
+		d.note(s, "is no interface on which anybody asks: it is left out")
+	case !slices.Contains(w.announce, pintlev1.AnnounceARP):
+		d.note(s, "has no effect: pools are announced by BGP, on no interface")
+	}
 	_, prefixes := data["cidr-"+namespace]
 	_, ranges := data["range-"+namespace]
 	if !prefixes && !ranges && namespace != global {
@@ -232,7 +233,8 @@ func (d *draft) poolSetting(s setting) {
 	switch kind, namespace, _ := strings.Cut(s.name, "-"); {
 	case strings.HasPrefix(s.name, "allow-share-"):
 		if on, err := strconv.ParseBool(s.value); on && err == nil {
-			d.note(s, "no Service shares an address by itself: give those that do the annotation pintle.dev/share, with the same key, before Pintle serves them, or only one of them has it")
+			d.note(s, "no Service shares an address by itself: give those that do the annotation pintle.dev/share, with the same key, "+
+				"before Pintle serves them, or only one of them has it")
 		}
 	case s.name == "skip-end-ips-in-cidr":
 		if notBool(s.value) {

@@ -74,6 +74,8 @@ func TestPools(t *testing.T) {
 				"range-global: 10.0.0.1-10.0.0.2: has no effect: cidr-global is there too, and kube-vip looks at that first",
 				"range-x: 10.0.0.5-10.0.0.6: has no effect: cidr-x is there too, and kube-vip looks at that first",
 				"global: when the pool of a namespace is full, its Services get addresses of this one, which kube-vip does not do: if that must not be, give the pool global a namespaceSelector"}},
+		"no interface": {[]string{"cidr-global: 192.168.1.0/24", "interface-global: lo"}, []string{"global: 192.168.1.0/24 by arp"},
+			[]string{"interface-global: lo: is no interface on which anybody asks: it is left out"}},
 		"all else": {[]string{"cidr-dev: 10.1.0.0/24", "allow-share-dev: 'true'", "allow-share-global: 'false'", "search-order: desc", "skip-end-ips-in-cidr: maybe", "kubevip-services: '{}'", "shiny: 1"},
 			[]string{"dev: 10.1.0.0/24 by arp for dev first"},
 			[]string{"allow-share-dev: true: no Service shares an address by itself: give those that do the annotation pintle.dev/share, with the same key, before Pintle serves them, or only one of them has it",

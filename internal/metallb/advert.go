@@ -9,6 +9,7 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 
 	"github.com/pintle-lb/pintle/internal/config"
+	"github.com/pintle-lb/pintle/internal/poolfile"
 )
 
 // An advert is an L2Advertisement or a BGPAdvertisement, or the protocol of a pool of former releases.
@@ -70,7 +71,8 @@ func (d *draft) readL2(o object) {
 	a := &advert{fields: d.spec(o)}
 	a.common()
 	a.takeLinks()
-	a.told("preferredNodeSelectors", "no selector prefers nodes here: annotate them with pintle.dev/priority (the highest is taken) or pintle.dev/weight (0 to 100), for all addresses alike")
+	a.told("preferredNodeSelectors", "no selector prefers nodes here: annotate them with pintle.dev/priority (the highest is taken) or "+
+		"pintle.dev/weight (0 to 100), for all addresses alike")
 	a.done()
 	d.adverts = append(d.adverts, a)
 }
@@ -78,14 +80,15 @@ func (d *draft) readL2(o object) {
 func (a *advert) takeLinks() {
 	given := a.texts("interfaces")
 	for _, l := range given {
-		if l == "" || len(l) > 15 || strings.ContainsAny(l, "/: \t\n*?[]\\") || l == "lo" {
+		if !poolfile.IsLink(l) {
 			a.note("interfaces", l, "is no interface on which anybody asks: it is left out")
 			continue
 		}
 		a.links = append(a.links, l)
 	}
 	if len(given) == 0 {
-		a.note("interfaces", "", "is not there, and MetalLB then answers on every interface of the node: Pintle answers on the one that has the subnet of the address. "+
+		a.note("interfaces", "", "is not there, and MetalLB then answers on every interface of the node: "+
+			"Pintle answers on the one that has the subnet of the address. "+
 			"If the addresses are in no subnet of the nodes, name links in the pool")
 	}
 }

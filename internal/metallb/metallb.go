@@ -150,6 +150,6 @@ func (d *draft) result(madeBy string) (r Result, err error) {
 		}
 		return r, nil
 	}
-	r.Pools, err = poolfile.Write([]string{"Addresses for Services of type LoadBalancer, for kubectl apply.", "Made by " + madeBy + "."}, pools)
+	r.Pools, err = poolfile.Write(poolfile.Comments(madeBy), pools)
 	return r, err
 }

@@ -117,7 +117,8 @@ func (d *draft) readClass(o object) {
 		return
 	}
 	if d.class == "" {
-		d.add(Note{o.file, o.place(), "--lb-class", class, "is services.class now, and services.unclassed is false: Pintle serves these Services and no others, as MetalLB did"})
+		d.add(Note{o.file, o.place(), "--lb-class", class, "is services.class now, and services.unclassed is false: Pintle serves these " +
+			"Services and no others, as MetalLB did"})
 	}
 	d.class = class
 }

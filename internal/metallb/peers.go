@@ -6,6 +6,8 @@ import (
 	"net/netip"
 	"strings"
 	"time"
+
+	"github.com/pintle-lb/pintle/internal/poolfile"
 )
 
 // A peer is a BGPPeer, and what becomes of it: one router of the configuration for each set of labels.
@@ -174,7 +176,7 @@ func (p *peer) takePlace(f *fields) bool {
 		f.note("peerAddress", "", "is not there, and no interface either")
 		return false
 	case p.link != "":
-		if len(p.link) > 15 || strings.ContainsAny(p.link, "/: \t\n*?[]\\") || p.link == "lo" || p.link == "." || p.link == ".." {
+		if !poolfile.IsLink(p.link) {
 			f.note("interface", p.link, "is no interface with a neighbour")
 			return false
 		}
@@ -223,8 +225,8 @@ func (p *peer) takeTimers(f *fields) {
 func (p *peer) takePassword(f *fields) {
 	told := func(key, value, more string) {
 		p.passwordFile = passwords + "/" + p.name
-		f.note(key, value, "write the password into %s on every node, for only root to read, or into the Secret that `pintle manifest services` tells of: it is not copied%s",
-			p.passwordFile, more)
+		f.note(key, value, "write the password into %s on every node, for only root to read, or into the Secret that "+
+			"`pintle manifest services` tells of: it is not copied%s", p.passwordFile, more)
 	}
 	if f.text("password") != "" {
 		told("password", hidden, "")
@@ -233,7 +235,8 @@ func (p *peer) takePassword(f *fields) {
 		name := s.text("name")
 		namespace := cmp.Or(s.text("namespace"), f.namespace, "metallb-system")
 		if s.done(); name != "" {
-			told("passwordSecret", "Secret "+name+", key password", fmt.Sprintf(": kubectl -n %s get secret %s -o jsonpath='{.data.password}' | base64 -d shows it", namespace, name))
+			told("passwordSecret", "Secret "+name+", key password",
+				fmt.Sprintf(": kubectl -n %s get secret %s -o jsonpath='{.data.password}' | base64 -d shows it", namespace, name))
 		}
 	}
 }
@@ -268,7 +271,8 @@ func (p *peer) takeNodes(f *fields) {
 	}
 	label, commands := mark("peer", p.name, "nodes", selectors)
 	p.labels = []map[string]string{{label: "true"}}
-	f.note("nodeSelectors", show(f.get("nodeSelectors")), "nodeLabels are labels and their values, all of which a node must have: put the label %s on all nodes that these select, and on those to come: %s", label, commands)
+	f.note("nodeSelectors", show(f.get("nodeSelectors")), "nodeLabels are labels and their values, all of which a node must have: put the "+
+		"label %s on all nodes that these select, and on those to come: %s", label, commands)
 }
 
 // takeSource reads our side of the session, which is one node's.
@@ -286,7 +290,8 @@ func (p *peer) takeSource(f *fields) {
 	case !p.address.IsValid() || a.Is4() != p.address.Is4():
 		f.note("sourceAddress", text, "is not of the family of the session")
 	case !one:
-		f.note("sourceAddress", text, "would be the same on every node, and those that do not have it would have no session: each takes the address that it has towards the router. "+
+		f.note("sourceAddress", text, "would be the same on every node, and those that do not have it would have no session: "+
+			"each takes the address that it has towards the router. "+
 			"Set localAddress of a peer for one node (nodes) for another")
 	default:
 		p.local = a
@@ -302,7 +307,8 @@ func (d *draft) profileOf(f *fields) *profile {
 	if p, ok := d.profiles[name]; ok {
 		return p
 	}
-	f.note("bfdProfile", name, "is no BFDProfile of the input: bfd is each %s, times %d. Import it too, or correct that", showTime(defaultProfile.interval), defaultProfile.multiplier)
+	f.note("bfdProfile", name, "is no BFDProfile of the input: bfd is each %s, times %d. Import it too, or correct that",
+		showTime(defaultProfile.interval), defaultProfile.multiplier)
 	return &defaultProfile
 }
 

@@ -205,7 +205,8 @@ func (d *draft) announce(p *pool) {
 		s.Announce = append(s.Announce, pintlev1.AnnounceBGP)
 		s.BGP = p.route(routed)
 		if len(d.peers) == 0 {
-			p.d.add(Note{p.file, p.place, "", "", "is announced by BGP, and there is no BGPPeer in the input: import them too, or name routers in the configuration (bgp.peers)"})
+			p.d.add(Note{p.file, p.place, "", "", "is announced by BGP, and there is no BGPPeer in the input: import them too, or name " +
+				"routers in the configuration (bgp.peers)"})
 		}
 	}
 	if len(s.Announce) == 0 {
@@ -215,7 +216,8 @@ func (d *draft) announce(p *pool) {
 	}
 	s.NodeSelector = p.nodes(slices.Concat(wire, routed))
 	if len(wire) > 0 && len(routed) > 0 && !sameNodes(wire, routed) {
-		p.d.add(Note{p.file, p.place, "nodeSelectors", "", "are not the same for both ways: with Pintle a node of the pool may answer for its addresses, and advertises them too. Make two pools if that matters"})
+		p.d.add(Note{p.file, p.place, "nodeSelectors", "", "are not the same for both ways: with Pintle a node of the pool may answer for " +
+			"its addresses, and advertises them too. Make two pools if that matters"})
 	}
 }
 
@@ -254,8 +256,9 @@ func (p *pool) nodes(all []*advert) *metav1.LabelSelector {
 		return nil
 	}
 	if everywhere {
-		p.d.add(Note{p.file, p.place, "nodeSelectors of " + strings.Join(names, ", "), "", "have no effect: another advertisement announces the pool from every node. " +
-			"With Pintle a pool has one nodeSelector, for all of its addresses and ways: set it if these nodes alone are meant"})
+		p.d.add(Note{p.file, p.place, "nodeSelectors of " + strings.Join(names, ", "), "",
+			"have no effect: another advertisement announces the pool from every node. " +
+				"With Pintle a pool has one nodeSelector, for all of its addresses and ways: set it if these nodes alone are meant"})
 		return nil
 	}
 	at := p.fields.within("", nil)
@@ -276,11 +279,13 @@ func (p *pool) links(all []*advert) []string {
 		}
 	}
 	if len(names) > 0 && len(out) > 0 {
-		p.d.add(Note{p.file, p.place, "interfaces", show(anyOf(out)), fmt.Sprintf("have no effect: %s announces the pool on every interface", strings.Join(names, ", "))})
+		p.d.add(Note{p.file, p.place, "interfaces", show(anyOf(out)),
+			fmt.Sprintf("have no effect: %s announces the pool on every interface", strings.Join(names, ", "))})
 		return nil
 	}
 	if slices.ContainsFunc(all[1:], func(a *advert) bool { return !slices.Equal(a.links, all[0].links) }) {
-		p.d.add(Note{p.file, p.place, "interfaces", show(anyOf(out)), "links are for all nodes of the pool alike: each node announces on those of them that it has"})
+		p.d.add(Note{p.file, p.place, "interfaces", show(anyOf(out)), "links are for all nodes of the pool alike: each node announces on " +
+			"those of them that it has"})
 	}
 	return out
 }
@@ -309,7 +314,8 @@ func (p *pool) route(all []*advert) *pintlev1.RouteBGP {
 	prefs := slices.Compact(slices.Sorted(slices.Values(apply(all, func(a *advert) int64 { return a.pref }))))
 	switch {
 	case len(prefs) > 1:
-		p.d.add(Note{p.file, p.place, "localPref", fmt.Sprint(prefs), "a pool has one for all of its nodes: it is left out. Where nodes differ, set localPref of peers, and choose the nodes by their nodeLabels"})
+		p.d.add(Note{p.file, p.place, "localPref", fmt.Sprint(prefs), "a pool has one for all of its nodes: it is left out. Where nodes " +
+			"differ, set localPref of peers, and choose the nodes by their nodeLabels"})
 	case prefs[0] != 0:
 		out.LocalPref = &prefs[0]
 	}

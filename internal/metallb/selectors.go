@@ -172,6 +172,7 @@ func (f *fields) pick(key string, all []metav1.LabelSelector, what, pool string)
 		return s
 	}
 	label, commands := mark("pool", pool, what, all)
-	f.note(key, "", "a pool has one selector, and these cannot be made one: put the label %s on all that they select, and on what comes later: %s", label, commands)
+	f.note(key, "", "a pool has one selector, and these cannot be made one: put the label %s on all that they select, and on what comes "+
+		"later: %s", label, commands)
 	return metav1.AddLabelToSelector(&metav1.LabelSelector{}, label, "true")
 }

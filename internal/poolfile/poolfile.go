@@ -44,6 +44,17 @@ func Write(comments []string, pools []pintlev1.AddressPool) ([]byte, error) {
 	return out.Bytes(), nil
 }
 
+// Comments are the lines above pools that a command made.
+func Comments(madeBy string) []string {
+	printable := func(c rune) rune {
+		if c < ' ' || c >= 0x7f {
+			return '?'
+		}
+		return c
+	}
+	return []string{"Addresses for Services of type LoadBalancer, for kubectl apply.", "Made by " + strings.Map(printable, madeBy) + "."}
+}
+
 // Namespace is where Pintle for Services is.
 const Namespace = "pintle-system"
 
@@ -80,6 +91,11 @@ func Name(s string) string {
 		return '-'
 	}, strings.ToLower(s))
 	return strings.Trim(s[:min(len(s), 63)], "-")
+}
+
+// IsLink reports whether a text is the name of an interface on which somebody may ask for an address, and no glob.
+func IsLink(s string) bool {
+	return s != "" && len(s) <= 15 && s != "lo" && s != "." && s != ".." && !strings.ContainsAny(s, "/: \t\n*?[]\\")
 }
 
 // A Span is addresses of one family that follow one another.
@@ -145,7 +161,8 @@ func Spell(spans []Span, skipFirstLast bool) (addresses []string, problems []err
 		}
 	}
 	if len(addresses) > MaxAddresses {
-		return nil, append(problems, fmt.Errorf("makes %d prefixes and ranges, and a pool has at most %d: divide it into several", len(addresses), MaxAddresses))
+		return nil, append(problems, fmt.Errorf("makes %d prefixes and ranges, and a pool has at most %d: divide it",
+			len(addresses), MaxAddresses))
 	}
 	return addresses, problems
 }

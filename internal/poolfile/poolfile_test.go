@@ -107,6 +107,14 @@ func TestConfigMap(t *testing.T) {
 	}
 }
 
+func TestIsLink(t *testing.T) {
+	for s, want := range map[string]bool{"eth0": true, "bond0.12": true, "": false, "lo": false, "eth*": false, "a b": false, "averyveryverylong": false, "..": false} {
+		if IsLink(s) != want {
+			t.Errorf("%q: %v", s, !want)
+		}
+	}
+}
+
 func TestName(t *testing.T) {
 	for s, want := range map[string]string{"first-pool": "first-pool", "a.b": "a.b", "My Pool": "my-pool", "_x_": "x", "Über": "ber", "___": "", "": "", strings.Repeat("A", 300): strings.Repeat("a", 63)} {
 		got := Name(s)
