@@ -19,6 +19,7 @@ import (
 
 // ruleset is an nftables table of this instance: chains that stay as they are, and sets whose elements change. A change costs a
 // transaction with what differs, and no change costs none: each transaction on a host holds up everybody who lists tables there.
+// A change that is too large for one transaction adds before it removes, to the first set first and from the last one first.
 // Whether others changed the table is asked of the kernel's generation counter first, one small message; chains and elements are
 // read only when it has moved. One goroutine at a time.
 type ruleset struct {
@@ -61,17 +62,18 @@ const (
 	nfgenmsgSize = 4 // struct nfgenmsg, before the attributes of each message
 )
 
-// An attribute ends at 64 KiB and a batch at the socket's send buffer, 208 KiB if nobody changed it. Of the largest elements, 36
-// bytes each, so many fit into a message, and so many such messages into a transaction.
+// How many elements a message and a transaction have at most. An attribute ends at 64 KiB, a batch at the socket's send buffer, and
+// the largest elements take 36 bytes.
 const (
 	perMessage     = 1000
-	perTransaction = 4
+	perTransaction = 4000
+	sendBuffer     = 208 << 10
 )
 
 // dialRuleset opens a socket in the network namespace of the calling thread.
 func dialRuleset(instance string, family nftables.TableFamily) (*ruleset, error) {
 	r := &ruleset{table: &nftables.Table{Name: tableName(instance), Family: family}}
-	keep := func(c *netlink.Conn) error { r.sock = c; return nil }
+	keep := func(c *netlink.Conn) error { r.sock = c; return c.SetWriteBuffer(sendBuffer) }
 	nft, err := nftables.New(nftables.AsLasting(), nftables.WithSockOptions(keep))
 	if err != nil {
 		return nil, fmt.Errorf("open nftables socket: %w", err)
@@ -189,8 +191,8 @@ func (r *ruleset) change() error {
 		return nil
 	}
 	b := batch{ruleset: r}
-	b.elements(del, r.nft.SetDeleteElements)
-	b.elements(add, r.nft.SetAddElements)
+	b.add(add)
+	b.remove(del)
 	return b.end(r.seen)
 }
 
@@ -219,7 +221,7 @@ func (r *ruleset) build() error {
 			r.nft.AddRule(&nftables.Rule{Table: r.table, Chain: c.Chain, Exprs: exprs})
 		}
 	}
-	b.elements(slices.Collect(maps.Keys(r.next)), r.nft.SetAddElements)
+	b.add(slices.Collect(maps.Keys(r.next)))
 	return b.end(before)
 }
 
@@ -237,24 +239,40 @@ func (r *ruleset) remove() error {
 // batch is a change in as few transactions as can be.
 type batch struct {
 	*ruleset
-	waiting int    // messages with elements
+	waiting int    // elements
 	sent    uint32 // transactions
 	err     error
 }
 
-func (b *batch) elements(es []element, request func(*nftables.Set, []nftables.SetElement) error) {
+// add fills the sets in their order, and remove empties them in the opposite one.
+func (b *batch) add(es []element) {
+	for i, keys := range b.keys(es) {
+		b.request(b.nft.SetAddElements, i, keys)
+	}
+}
+
+func (b *batch) remove(es []element) {
+	for i, keys := range slices.Backward(b.keys(es)) {
+		b.request(b.nft.SetDeleteElements, i, keys)
+	}
+}
+
+// keys returns the keys of each set.
+func (b *batch) keys(es []element) [][]nftables.SetElement {
 	keys := make([][]nftables.SetElement, len(b.sets))
 	for _, e := range es {
 		keys[e.set] = append(keys[e.set], nftables.SetElement{Key: b.encode(e)})
 	}
-	for i, ks := range keys {
-		for some := range slices.Chunk(ks, perMessage) {
-			if b.waiting == perTransaction {
-				b.flush()
-			}
-			b.err = errors.Join(b.err, request(b.sets[i].Set, some))
-			b.waiting++
+	return keys
+}
+
+func (b *batch) request(what func(*nftables.Set, []nftables.SetElement) error, set int, keys []nftables.SetElement) {
+	for some := range slices.Chunk(keys, perMessage) {
+		if b.waiting+len(some) > perTransaction {
+			b.flush()
 		}
+		b.err = errors.Join(b.err, what(b.sets[set].Set, some))
+		b.waiting += len(some)
 	}
 }
 

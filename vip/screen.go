@@ -72,12 +72,11 @@ type Port struct {
 	Number   uint16
 }
 
-// The sets, in the order in which OpenScreen adds them. Those for IPv6 follow those for IPv4.
+// The sets, each for IPv4 and then for IPv6, in the order in which they are filled: no address is bound before its ports are known.
 const (
-	screenAddrs = iota
+	screenPorts = 2 * iota
 	screenBound
-	screenPorts
-	screenSets // of a family
+	screenAddrs
 )
 
 // OpenScreen makes a Screen for the network namespace of the calling thread, and removes what dead instances left. A Binder has
@@ -102,9 +101,12 @@ func (b *Binder) OpenScreen() (*Screen, error) {
 		return nil, fmt.Errorf("open screen: %w", err)
 	}
 	for _, f := range families {
-		r.addSet("addrs"+f.name, f.addr)
-		r.addSet("bound"+f.name, f.addr)
 		r.addSet("ports"+f.name, f.addr, nftables.TypeInetProto, nftables.TypeInetService)
+	}
+	for _, set := range []string{"bound", "addrs"} {
+		for _, f := range families {
+			r.addSet(set+f.name, f.addr)
+		}
 	}
 	addChains(r)
 	return &Screen{binder: b, turn: newTurn(), rules: r}, nil
@@ -235,19 +237,19 @@ func screenElements(want []Guarded) (elements, error) {
 		}
 		var family uint8
 		if a.Is6() {
-			family = screenSets
+			family = 1
 		}
-		es[element{set: family + screenAddrs, addr: a}] = true
+		es[element{set: screenAddrs + family, addr: a}] = true
 		if !g.Bound {
 			continue
 		}
-		es[element{set: family + screenBound, addr: a}] = true
+		es[element{set: screenBound + family, addr: a}] = true
 		for _, p := range g.Ports {
 			number, ok := protocols[p.Protocol]
 			if !ok || p.Number == 0 {
 				return nil, fmt.Errorf("guard %s: port %s %d: want TCP, UDP or SCTP and 1 to 65535", a, p.Protocol, p.Number)
 			}
-			es[element{set: family + screenPorts, addr: a, proto: number, port: p.Number}] = true
+			es[element{set: screenPorts + family, addr: a, proto: number, port: p.Number}] = true
 		}
 	}
 	return es, nil
@@ -341,7 +343,7 @@ func isFamily(family int) []expr.Any {
 }
 
 func in(r *ruleset, family, set int) expr.Any {
-	s := r.sets[family*screenSets+set]
+	s := r.sets[set+family]
 	return &expr.Lookup{SourceRegister: reg, SetName: s.Name, SetID: s.ID}
 }
 

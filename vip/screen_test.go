@@ -593,22 +593,55 @@ func watch(t *testing.T) monitor {
 func (m monitor) next(t *testing.T, n uint32) (out []string) {
 	t.Helper()
 	for range n {
-		select {
-		case es := <-m:
-			for _, e := range es.Changes {
-				must(t, e.Error)
-				elements, ok := e.Data.([]nftables.SetElement)
-				sign := map[bool]string{true: "+", false: "-"}[e.Type == nftables.MonitorEventTypeNewSetElem]
-				if !ok {
-					sign = fmt.Sprintf("event %d ", e.Type)
-				}
-				out = append(out, sign+strconv.Itoa(len(elements)))
-			}
-		case <-time.After(patience):
-			t.Fatal("no event")
+		for _, key := range m.keys(t) {
+			out = append(out, key[:1]+"1")
 		}
 	}
 	return out
+}
+
+// keys returns the lengths of the keys that the next transaction added (+) or removed (-).
+func (m monitor) keys(t *testing.T) (out []string) {
+	t.Helper()
+	select {
+	case es := <-m:
+		for _, e := range es.Changes {
+			must(t, e.Error)
+			elements, ok := e.Data.([]nftables.SetElement)
+			if !ok {
+				t.Errorf("more than elements changed: %+v", e)
+			}
+			for _, el := range elements {
+				out = append(out, map[bool]string{true: "+", false: "-"}[e.Type == nftables.MonitorEventTypeNewSetElem]+strconv.Itoa(len(el.Key)))
+			}
+		}
+	case <-time.After(patience):
+		t.Fatal("no event")
+	}
+	return out
+}
+
+// TestScreenNeverBindsWithoutPorts: in what order a change comes in, should it take several transactions. Elements of 4 bytes are
+// addresses, others have a port.
+func TestScreenNeverBindsWithoutPorts(t *testing.T) {
+	lab(t)
+	s := openScreen(t, open(t, Config{}))
+	guard(t, s, "192.0.2.99")
+	a, b := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.2")
+	m := watch(t)
+	for _, tc := range []struct {
+		want []Guarded
+		keys string
+	}{
+		{[]Guarded{{a, true, []Port{{"TCP", 80}, {"UDP", 53}}}}, "[+12 +12 +4 +4 -4]"}, // two ports, bound, guarded; and not the one before
+		{[]Guarded{{a, true, []Port{{"TCP", 81}, {"UDP", 53}}}}, "[+12 -12]"},
+		{[]Guarded{{b, true, []Port{{"TCP", 80}}}}, "[+12 +4 +4 -4 -4 -12 -12]"},
+	} {
+		must(t, s.Set(t.Context(), tc.want))
+		if got := fmt.Sprint(m.keys(t)); got != tc.keys {
+			t.Errorf("%v: %s, want %s", tc.want, got, tc.keys)
+		}
+	}
 }
 
 func TestScreenOfTenThousandAddresses(t *testing.T) {
@@ -632,6 +665,13 @@ func TestScreenOfTenThousandAddresses(t *testing.T) {
 	start = time.Now()
 	s.look(t.Context())
 	t.Log("looked at in", time.Since(start))
+	for i := range want { // the largest elements
+		want[i].Addr, want[i].Bound, want[i].Ports = netip.AddrFrom16([16]byte{0xfd, 2, 14: byte(i >> 8), 15: byte(i)}), true, []Port{{"TCP", 80}, {"UDP", 53}}
+	}
+	must(t, s.Set(t.Context(), want))
+	if len(s.rules.have) != 40_000 || !s.stands(t) {
+		t.Errorf("the table has not the %d elements that it was given", len(s.rules.have))
+	}
 	must(t, s.Set(t.Context(), nil))
 	if got := tables(t); len(got) > 0 {
 		t.Errorf("tables %v", got)
