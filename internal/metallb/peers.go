@@ -33,7 +33,6 @@ type peer struct {
 type profile struct {
 	interval   time.Duration
 	multiplier int64
-	place      string
 }
 
 // defaultProfile is what both have if nothing is said.
@@ -51,7 +50,6 @@ func (d *draft) readProfile(o object) { d.takeProfile(d.spec(o), o.name) }
 
 func (d *draft) takeProfile(f *fields, name string) {
 	p := defaultProfile
-	p.place = f.place
 	ms := func(key string) time.Duration {
 		n, ok := f.number(key)
 		if !ok {
