@@ -370,7 +370,7 @@ func (c *Controller) seeAddress(o *pintlev1.Address) {
 		return
 	}
 	if was := r.Object; was != nil && was.Status.Holder != "" && was.Status.Holder != c.cfg.Node && o.Status.Holder == c.cfg.Node {
-		c.arrivals = append(c.arrivals, a)
+		c.flush.arrives(a, c.facts.Now)
 	}
 	r.Object, r.Version = o, v
 	c.recordChanged(a)

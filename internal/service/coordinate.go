@@ -445,7 +445,7 @@ func (c *coordinator) serve(k ipam.Key) (done bool, out []Write) {
 		c.refused[k] = err.Error()
 		return true, c.tell(s, c.addressesOf(s), "BadRequest", err.Error())
 	}
-	d := c.book.Resolve(req)
+	d := c.resolve(s, req)
 	for _, a := range d.Drop {
 		c.records[a] = struct{}{}
 	}
@@ -472,6 +472,23 @@ func (c *coordinator) serve(k ipam.Key) (done bool, out []Write) {
 		return done, out // its status when they are there
 	}
 	return done, append(out, c.report(s, d)...)
+}
+
+// resolve says what a Service is to have. One that has nothing of ours, and asks for nothing, is given what its status says if it can
+// have it: that is from a system that served it before, or from objects that were lost.
+func (c *coordinator) resolve(s *Service, req ipam.Request) ipam.Decision {
+	if len(req.Addresses) == 0 && len(s.Ingress) > 0 && len(c.book.Of(s.Key, s.UID)) == 0 {
+		again := req
+		for _, text := range s.Ingress {
+			if a, err := netip.ParseAddr(text); err == nil {
+				again.Addresses = append(again.Addresses, a.Unmap())
+			}
+		}
+		if d := c.book.Resolve(again); len(again.Addresses) > 0 && d.OK() {
+			return d
+		}
+	}
+	return c.book.Resolve(req)
 }
 
 // report tells a Service what it has, and what it cannot have.

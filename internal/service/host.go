@@ -1,7 +1,6 @@
 package service
 
 import (
-	"context"
 	"maps"
 	"net/netip"
 	"time"
@@ -112,44 +111,6 @@ func (c *Controller) leave() {
 // poolsEach is how often the status of pools is looked after.
 const poolsEach = 2 * time.Second
 
-// flushes forgets connections until ctx ends: the kernel may take its time.
-func (c *Controller) flushes(ctx context.Context) error {
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case addrs := <-c.flush:
-			c.cfg.Flush(addrs)
-		}
-	}
-}
-
-// flushDue has the connections forgotten of addresses that came from another node, whose connections they are not, and of those
-// that this node no longer serves.
-func (c *Controller) flushDue(st State) {
-	due := c.arrivals
-	served := make(map[netip.Addr]bool, len(st.Guards))
-	for _, g := range st.Guards {
-		served[g.Addr] = true
-	}
-	for a := range c.serving {
-		if !served[a] {
-			due = append(due, a)
-		}
-	}
-	c.serving = served
-	if len(due) == 0 || c.cfg.Flush == nil {
-		c.arrivals = nil
-		return
-	}
-	select {
-	case c.flush <- due:
-		c.arrivals = nil
-	default: // the next time
-		c.arrivals = due
-	}
-}
-
 // soon is when the loop must turn without news.
 func (c *Controller) soon() (at leader.Instant) {
 	f := &c.facts
@@ -168,6 +129,9 @@ func (c *Controller) soon() (at leader.Instant) {
 	}
 	for _, r := range c.hold.again {
 		wall(r.at)
+	}
+	for _, i := range c.flush.waiting {
+		next(i)
 	}
 	for _, l := range c.hold.left {
 		next(l.at.Add(lingering))

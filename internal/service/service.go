@@ -97,22 +97,20 @@ type Controller struct {
 	seating   bool              // the seat is being written
 	leftAt    leader.Instant    // when this node began to leave
 	need      map[string]uint64
-	arrivals  []netip.Addr        // addresses that came from another node
-	serving   map[netip.Addr]bool // addresses that packets were taken for at the last look
-	poolsAt   leader.Instant      // when the status of the pools was looked at
-	apiErr    string              // of the last write; "" when it succeeded
-	kin       Kin                 // as told
-	quits     bool                // end is closed
-	unfit     string              // why this node can serve nobody
-	judged    bool                // Unfit was called
-	links     bool                // Links was called
-	told      map[string]string   // the status of pools as it was written last
+	poolsAt   leader.Instant    // when the status of the pools was looked at
+	apiErr    string            // of the last write; "" when it succeeded
+	kin       Kin               // as told
+	quits     bool              // end is closed
+	unfit     string            // why this node can serve nobody
+	judged    bool              // Unfit was called
+	links     bool              // Links was called
+	told      map[string]string // the status of pools as it was written last
 	targets   *part[arp.Target]
 	bound     *part[netip.Prefix]
 	guards    *part[vip.Guarded]
 	hushed    *part[netip.Addr]
 	routes    *part[bgp.Route]
-	flush     chan []netip.Addr
+	flush     *flush
 	group     *errgroup.Group
 }
 
@@ -133,7 +131,7 @@ func newController(cfg Config, cl api) *Controller {
 	}
 	c := &Controller{cfg: cfg, log: cfg.Log, client: cl, wake: make(chan struct{}, 1), end: make(chan struct{}), synced: map[string]bool{},
 		faults: map[string]string{}, busy: map[ipam.Key]bool{},
-		flush: make(chan []netip.Addr, 16), told: map[string]string{}}
+		flush: newFlush(cfg.Flush), told: map[string]string{}}
 	c.facts = Facts{Node: cfg.Node, Rules: cfg.Rules, Services: map[ipam.Key]*Service{}, Slices: map[ipam.Key]map[string]*Endpoints{},
 		Nodes: map[string]*NodeInfo{}, Namespaces: map[string]map[string]string{}, Pools: map[string]*Pool{}, Records: map[netip.Addr]*Record{},
 		Roll: map[string]Fellow{}}
@@ -151,9 +149,12 @@ func newController(cfg Config, cl api) *Controller {
 func (c *Controller) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	c.group = g
-	for _, run := range []func(context.Context) error{c.targets.run, c.bound.run, c.guards.run, c.hushed.run, c.routes.run, c.watch, c.flushes} {
+	for _, run := range []func(context.Context) error{c.targets.run, c.bound.run, c.guards.run, c.hushed.run, c.routes.run, c.watch} {
 		g.Go(func() error { return run(ctx) })
 	}
+	g.Go(func() error {
+		return c.flush.run(ctx, func(addrs []netip.Addr) { c.post(func() { c.flush.forgot(addrs) }) })
+	})
 	g.Go(func() error { c.loop(ctx); return nil })
 	return g.Wait()
 }
@@ -379,9 +380,9 @@ func (c *Controller) apply() {
 		here[p.Addr()] = true
 	}
 	st.Targets = slices.DeleteFunc(st.Targets, func(t arp.Target) bool {
-		return !guarded[t.Addr] || here[t.Addr] && !bound[t.Addr]
+		return !guarded[t.Addr] || here[t.Addr] && !bound[t.Addr] || c.flush.waits(t.Addr, c.facts.Now)
 	})
 	c.targets.set(st.Targets)
 	c.routes.set(slices.DeleteFunc(st.Routes, func(r bgp.Route) bool { return !guarded[r.Prefix.Addr()] }))
-	c.flushDue(st)
+	c.flush.serves(st)
 }
