@@ -166,7 +166,7 @@ func cmpError(err error) error {
 	return err
 }
 
-// ping sends an echo request and reports what ICMP answers first: the type.
+// ping sends an echo request and reports what ICMP says to it: the type.
 func ping(addr string) (icmp.Type, error) {
 	a := netip.MustParseAddr(addr)
 	network, any, proto, kind := "ip4:icmp", "0.0.0.0", 1, icmp.Type(ipv4.ICMPTypeEcho)
@@ -181,7 +181,8 @@ func ping(addr string) (icmp.Type, error) {
 	if err := c.SetDeadline(time.Now().Add(patience)); err != nil {
 		return nil, err
 	}
-	m := icmp.Message{Type: kind, Body: &icmp.Echo{ID: 1, Seq: 1, Data: []byte("hello")}}
+	const text = "is anybody there?"
+	m := icmp.Message{Type: kind, Body: &icmp.Echo{ID: 1, Seq: 1, Data: []byte(text)}}
 	b, err := m.Marshal(nil)
 	if err != nil {
 		return nil, err
@@ -199,8 +200,7 @@ func ping(addr string) (icmp.Type, error) {
 		if err != nil {
 			return nil, err
 		}
-		switch m.Type {
-		case ipv4.ICMPTypeEchoReply, ipv4.ICMPTypeDestinationUnreachable, ipv6.ICMPTypeEchoReply, ipv6.ICMPTypeDestinationUnreachable:
+		if m.Type != kind && strings.Contains(string(b[:n]), text) { // echoed, or quoted
 			return m.Type, nil
 		}
 	}
