@@ -60,9 +60,9 @@ demo: build ## three machines, one address, and four faults
 	build/pintle demo
 
 .PHONY: bench
-bench: build ## Pintle beside keepalived (BENCH=failover, idle, calm, kube or bgp, RUNS=n); figures go to build/bench/
+bench: build ## Pintle beside keepalived (BENCH=failover, idle, calm, kube, bgp or services, RUNS=n); figures go to build/bench/
 	scripts/setup.sh bench
-	$(if $(findstring kube,$(BENCH)),scripts/kube.sh)
+	$(if $(or $(findstring kube,$(BENCH)),$(findstring services,$(BENCH))),scripts/kube.sh)
 	go build -o build/tools/bench ./test/bench
 	build/tools/bench -pintle build/pintle -out build/bench -bench $(BENCH) $(if $(RUNS),-runs $(RUNS)) $(BENCHFLAGS)
 

@@ -34,10 +34,13 @@ var benchmarks = []benchmark{
 	{"calm", 1, calm, calmTable},
 	{kubeName, 5, kube, kubeTable},
 	{bgpName, 5, bgpRounds, bgpTable},
+	{servicesName, 1, servicesRounds, servicesTable},
 }
 
 // inRig says whether a benchmark runs in the rig: the others make labs of their own.
-func inRig(b benchmark) bool { return b.name != kubeName && b.name != bgpName }
+func inRig(b benchmark) bool {
+	return b.name != kubeName && b.name != bgpName && b.name != servicesName
+}
 
 // A plan says what a benchmark measures.
 type plan struct {
@@ -47,6 +50,8 @@ type plan struct {
 	faults   []plane.Fault // of kube
 	speakers []bgpSpeaker
 	bgpCases []bgpCase
+	served   string // the pintle of services
+	svcCases []servicesCase
 	runs     int
 	minute   time.Duration // of idle: how long each system is watched
 }
@@ -86,7 +91,7 @@ func run(ctx context.Context, args []string) error {
 	keepalived := flags.String("keepalived", "keepalived", "the keepalived program")
 	kubeVIP := flags.String("kube-vip", os.Getenv("KUBE_VIP"), "the kube-vip program, of kube (default: the environment's KUBE_VIP)")
 	only := flags.String("systems", "", "systems to measure (default: all)")
-	cases := flags.String("faults", "", "what failover, kube and bgp do (default: all)")
+	cases := flags.String("faults", "", "what failover, kube, bgp and services do (default: all)")
 	runs := flags.Int("runs", 0, "rounds (default: 10 of failover, 5 of kube and bgp, 1 of the others)")
 	minute := flags.Duration("minute", time.Minute, "how long idle and calm watch each system")
 	_ = flags.Parse(args) // it exits
@@ -104,6 +109,9 @@ func run(ctx context.Context, args []string) error {
 	}
 	if slices.ContainsFunc(chosen, func(b benchmark) bool { return b.name == bgpName }) {
 		p.speakers, p.bgpCases = bgpSpeakers(*pintle), bgpCases
+	}
+	if slices.ContainsFunc(chosen, func(b benchmark) bool { return b.name == servicesName }) {
+		p.served, p.svcCases = *pintle, servicesCases
 	}
 	if err := p.narrow(*only, *cases); err != nil {
 		return err
@@ -153,13 +161,14 @@ func (p *plan) narrow(systems, faults string) error {
 	if err := known(systems, allSystems); err != nil {
 		return fmt.Errorf("choose system: %w", err)
 	}
-	if err := known(faults, slices.Concat(p.cases, namesOf(p.faults, faultName), namesOf(p.bgpCases, bgpCaseName))); err != nil {
+	if err := known(faults, slices.Concat(p.cases, namesOf(p.faults, faultName), namesOf(p.bgpCases, bgpCaseName), namesOf(p.svcCases, servicesCaseName))); err != nil {
 		return fmt.Errorf("choose fault: %w", err)
 	}
 	p.systems, p.planes = pick(p.systems, system.Name, systems), pick(p.planes, planeSystem.Name, systems)
 	p.speakers = pick(p.speakers, bgpSpeaker.Name, systems)
 	p.cases, p.faults = pick(p.cases, same, faults), pick(p.faults, faultName, faults)
 	p.bgpCases = pick(p.bgpCases, bgpCaseName, faults)
+	p.svcCases = pick(p.svcCases, servicesCaseName, faults)
 	if p.runs < 0 || p.minute <= 0 {
 		return errors.New("rounds and minutes must be more than 0")
 	}

@@ -59,6 +59,9 @@ func (p plan) versions() []string {
 	for _, s := range p.speakers {
 		all = append(all, s.Version())
 	}
+	if p.served != "" {
+		all = append(all, (&pintlePlane{exe: p.served}).Versions()...)
+	}
 	if len(p.speakers) > 0 {
 		all = append(all, router.Versions()...)
 	}

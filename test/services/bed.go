@@ -15,6 +15,7 @@ package services
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -58,6 +59,8 @@ type Options struct {
 	Lease   time.Duration // of a node; the default of Pintle if zero
 	Config  string        // more sections of the configuration, in YAML
 	Bare    bool          // install Pintle and start none
+	NoProxy bool          // no kube-proxy, and nobody asks for one
+	Log     string        // the level; debug by default
 }
 
 func (o *Options) setDefaults() {
@@ -91,7 +94,7 @@ type Bed struct {
 func New(ctx context.Context, opts Options) (*Bed, error) {
 	opts.setDefaults()
 	c, err := cluster.New(ctx, cluster.Options{
-		Nodes: opts.Nodes, Workers: opts.Workers, IPv6: opts.IPv6, ControllerManager: true, Proxy: true,
+		Nodes: opts.Nodes, Workers: opts.Workers, IPv6: opts.IPv6, ControllerManager: true, Proxy: !opts.NoProxy,
 		// A test with a thousand Services is not one of how fast the controller-manager makes their EndpointSlices.
 		ControllerManagerArgs: map[string]string{"kube-api-qps": "500", "kube-api-burst": "1000", "concurrent-service-endpoint-syncs": "20"},
 	})
@@ -175,7 +178,10 @@ func (b *Bed) config() []byte {
 	if b.opts.Lease != 0 {
 		text += fmt.Sprintf("  lease: %s\n", b.opts.Lease)
 	}
-	text += "kubernetes:\n  kubeconfig: " + kubeconfigFile + "\nserver:\n  runDir: " + runDir + "\nlog:\n  level: debug\n"
+	if b.opts.NoProxy {
+		text += "  proxyHealth: \"off\"\n"
+	}
+	text += "kubernetes:\n  kubeconfig: " + kubeconfigFile + "\nserver:\n  runDir: " + runDir + "\nlog:\n  level: " + cmp.Or(b.opts.Log, "debug") + "\n"
 	return []byte(text + b.opts.Config)
 }
 
