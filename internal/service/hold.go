@@ -128,6 +128,9 @@ func (h *holder) plan(word Word) State {
 	h.unfit = word.Unfit // the others hear of it by the API only
 	now := map[netip.Addr]bool{}
 	for a, r := range h.Records {
+		if a.Is4() {
+			st.Hushed = append(st.Hushed, a) // kube-proxy, in IPVS mode, has every address on every node
+		}
 		if h.claims(r) {
 			if gate := h.gate(r); gate != nil {
 				now[a] = true
@@ -165,9 +168,6 @@ func (h *holder) plan(word Word) State {
 // serve adds what the host needs to take packets for an address.
 func (h *holder) serve(st *State, o *pintlev1.Address, a netip.Addr) {
 	g := vip.Guarded{Addr: a, Bound: o.Spec.Bind}
-	if a.Is4() {
-		st.Hushed = append(st.Hushed, a)
-	}
 	if o.Spec.Bind {
 		st.Bound = append(st.Bound, netip.PrefixFrom(a, a.BitLen()))
 		for _, ref := range o.Spec.Services {

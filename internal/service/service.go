@@ -178,8 +178,8 @@ func (c *Controller) Links(links []Link) {
 // Unfit takes why this node can serve nobody now; "" when it can.
 func (c *Controller) Unfit(why string) { c.post(func() { c.unfit, c.judged = why, true }) }
 
-// Disturbed takes that others changed what this node has on lo.
-func (c *Controller) Disturbed() { c.post(func() { c.bound.again() }) }
+// Disturbed takes that others changed what this node has on lo, or in its packet filter.
+func (c *Controller) Disturbed() { c.post(func() { c.bound.again(); c.guards.again() }) }
 
 // Leave makes this node give up everything. Left is closed when it has.
 func (c *Controller) Leave() {
@@ -367,22 +367,43 @@ func (c *Controller) keepHeld(ctx context.Context) {
 	}
 }
 
-// apply has the host brought to what it should have. What is served comes before what is claimed.
+// apply has the host brought to what it should have. What is guarded comes before what is bound, and that before what is claimed; and
+// the other way round on the way out.
 func (c *Controller) apply() {
 	st := c.hold.plan(c.word)
-	c.guards.set(st.Guards)
+	c.guards.set(c.guardBound(st.Guards))
 	c.hushed.set(st.Hushed)
-	c.bound.set(st.Bound)
 	guarded := surely(c.guards, func(g vip.Guarded) netip.Addr { return g.Addr })
-	bound := surely(c.bound, netip.Prefix.Addr)
 	here := make(map[netip.Addr]bool, len(st.Bound))
 	for _, p := range st.Bound {
 		here[p.Addr()] = true
 	}
-	st.Targets = slices.DeleteFunc(st.Targets, func(t arp.Target) bool {
+	c.bound.set(slices.DeleteFunc(st.Bound, func(p netip.Prefix) bool { return !guarded[p.Addr()] }))
+	bound := surely(c.bound, netip.Prefix.Addr)
+	c.targets.set(slices.DeleteFunc(st.Targets, func(t arp.Target) bool {
 		return !guarded[t.Addr] || here[t.Addr] && !bound[t.Addr] || c.flush.waits(t.Addr, c.facts.Now)
-	})
-	c.targets.set(st.Targets)
-	c.routes.set(slices.DeleteFunc(st.Routes, func(r bgp.Route) bool { return !guarded[r.Prefix.Addr()] }))
+	}))
+	c.routes.set(slices.DeleteFunc(st.Routes, func(r bgp.Route) bool {
+		a := r.Prefix.Addr()
+		return !guarded[a] || here[a] && !bound[a]
+	}))
 	c.flush.serves(st)
+}
+
+// guardBound adds what is still on lo though it is to go: else the host's own ports would be open there for a moment.
+func (c *Controller) guardBound(want []vip.Guarded) []vip.Guarded {
+	in := make(map[netip.Addr]bool, len(want))
+	for _, g := range want {
+		in[g.Addr] = true
+	}
+	for _, list := range [][]netip.Prefix{c.bound.have, c.bound.doing} {
+		for _, p := range list {
+			if !in[p.Addr()] {
+				in[p.Addr()] = true
+				want = append(want, vip.Guarded{Addr: p.Addr(), Bound: true})
+			}
+		}
+	}
+	slices.SortFunc(want, func(a, b vip.Guarded) int { return a.Addr.Compare(b.Addr) })
+	return want
 }
