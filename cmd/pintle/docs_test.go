@@ -7,7 +7,11 @@ import (
 	"strings"
 	"testing"
 
+	"sigs.k8s.io/yaml"
+
 	"github.com/pintle-lb/pintle/internal/config"
+	"github.com/pintle-lb/pintle/internal/ipam"
+	"github.com/pintle-lb/pintle/internal/service/pintlev1"
 )
 
 // pages are what a person may copy from.
@@ -30,6 +34,7 @@ func pages(t *testing.T) map[string]string {
 
 var (
 	yamlBlock = regexp.MustCompile("(?s)```yaml\n(.*?)```")
+	kindLine  = regexp.MustCompile(`(?m)^kind: `)
 	shellLine = regexp.MustCompile(`(?m)^ {4,}pintle .*$`)
 	inText    = regexp.MustCompile("`(pintle [a-z][^`]*)`")
 	// What follows a command in a shell, and comments.
@@ -41,8 +46,8 @@ func TestDocumentedConfigurations(t *testing.T) {
 	n := 0
 	for page, text := range pages(t) {
 		for _, block := range yamlBlock.FindAllStringSubmatch(text, -1) {
-			if !strings.Contains(block[1], "apiVersion: "+config.APIVersion) {
-				continue
+			if !strings.Contains(block[1], "apiVersion: "+config.APIVersion) || kindLine.MatchString(block[1]) {
+				continue // an object of the cluster has a kind, and a configuration none
 			}
 			n++
 			data := []byte(block[1])
@@ -53,6 +58,36 @@ func TestDocumentedConfigurations(t *testing.T) {
 	}
 	if n < 2 {
 		t.Errorf("only %d configurations found", n)
+	}
+}
+
+// Every pool in the documents has fields that there are, and addresses that Services can have.
+func TestDocumentedPools(t *testing.T) {
+	n := 0
+	for page, text := range pages(t) {
+		for _, block := range yamlBlock.FindAllStringSubmatch(text, -1) {
+			for _, doc := range strings.Split(block[1], "---\n") {
+				if !strings.Contains(doc, "kind: AddressPool\n") {
+					continue
+				}
+				n++
+				var p pintlev1.AddressPool
+				if err := yaml.UnmarshalStrict([]byte(doc), &p); err != nil {
+					t.Errorf("%s: %v", page, err)
+				}
+				for _, a := range p.Spec.Addresses {
+					if _, err := ipam.ParseRange(a, p.Spec.SkipFirstLast); err != nil {
+						t.Errorf("%s: pool %s: %v", page, p.Name, err)
+					}
+				}
+				if len(p.Spec.Addresses) == 0 {
+					t.Errorf("%s: pool %s has no addresses", page, p.Name)
+				}
+			}
+		}
+	}
+	if n < 2 {
+		t.Errorf("only %d pools found", n)
 	}
 }
 
