@@ -35,6 +35,7 @@ type coordinator struct {
 	hoping   map[ipam.Key]struct{} // Services that have what they need, and would take more
 	again    map[any]retry         // objects whose last write failed, by key or address
 	busy     map[ipam.Key]bool     // Services whose status is being written
+	vain     map[ipam.Key]uint64   // Services, and their version, that still have what another controller wrote, and have no address of ours
 	balanced time.Time
 	began    time.Time             // zero before the first decision
 	repool   map[netip.Addr]string // addresses that came to another pool
@@ -49,7 +50,7 @@ type retry struct {
 
 func newCoordinator(f *Facts) *coordinator {
 	return &coordinator{Facts: f, book: ipam.NewBook(), users: map[ipam.Key]map[netip.Addr]struct{}{}, load: map[string]int{}, services: map[ipam.Key]struct{}{}, records: map[netip.Addr]struct{}{},
-		refused: map[ipam.Key]string{}, hoping: map[ipam.Key]struct{}{}, repool: map[netip.Addr]string{}, again: map[any]retry{}}
+		refused: map[ipam.Key]string{}, hoping: map[ipam.Key]struct{}{}, vain: map[ipam.Key]uint64{}, repool: map[netip.Addr]string{}, again: map[any]retry{}}
 }
 
 // everything has all Services and addresses looked at.
@@ -594,7 +595,7 @@ func (c *coordinator) tell(s *Service, have []netip.Addr, reason, words string) 
 			cond.LastTransitionTime = was.LastTransitionTime
 		}
 	}
-	if !news && slices.Equal(s.Ingress, texts(have)) && s.VIPMode {
+	if !news && (slices.Equal(s.Ingress, texts(have)) && s.VIPMode || len(have) == 0 && c.vain[s.Key] == s.Version) {
 		return nil
 	}
 	return []Write{{Verb: Status, Service: s, Addrs: have, Condition: cond, Event: news, Key: s.Key}}

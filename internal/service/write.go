@@ -214,6 +214,9 @@ func (c *Controller) learnStatus(ctx context.Context, w Write, r result) {
 	}
 	if r.err == nil {
 		c.seeService(readService(r.service))
+		if c.coord != nil && len(w.Addrs) == 0 {
+			c.coord.vain[w.Service.Key] = version(r.service.ResourceVersion)
+		}
 		if w.Event {
 			c.tellEvent(ctx, w)
 		}
