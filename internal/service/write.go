@@ -102,7 +102,7 @@ func (c *Controller) carryOut(ctx context.Context, w Write) (r result) {
 		r.service, r.err = c.client.status(ctx, w.Service, w.Addrs, w.Condition)
 		return r
 	}
-	if apierrors.IsConflict(r.err) || apierrors.IsNotFound(r.err) {
+	if apierrors.IsConflict(r.err) || apierrors.IsNotFound(r.err) || apierrors.IsAlreadyExists(r.err) {
 		var err error
 		if r.object, err = c.client.get(ctx, w.Object.Name); err != nil {
 			r.err = err
@@ -137,9 +137,6 @@ func (c *Controller) learnWrite(ctx context.Context, w Write, r result) {
 		c.seeAddress(r.object)
 	case r.gone, rec.Version == 0: // a placeholder of one that could not be made
 		c.loseAddress(rec.Addr)
-		if apierrors.IsAlreadyExists(r.err) && c.coord != nil {
-			c.coord.book.Block(rec.Addr, "has an object that was made by someone else a moment ago")
-		}
 	}
 	if c.coord != nil {
 		c.coord.records[rec.Addr] = struct{}{}
@@ -148,9 +145,6 @@ func (c *Controller) learnWrite(ctx context.Context, w Write, r result) {
 
 // outcome notes whether a write succeeded, and says so once if not.
 func (c *Controller) outcome(w Write, err error) {
-	if apierrors.IsAlreadyExists(err) {
-		err = nil // someone was faster, which is no fault
-	}
 	if w.Mine {
 		if err == nil {
 			delete(c.hold.again, w.Record.Addr)
