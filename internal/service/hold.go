@@ -75,8 +75,8 @@ func newHolder(f *Facts, keep func(*leader.Lease) Gate) *holder {
 // claims reports whether this node may claim an address, but for the validity of its Lease.
 func (h *holder) claims(r *Record) bool {
 	node, epoch := r.holder()
-	if node != h.Node || epoch != h.Epoch || h.Epoch == 0 || r.Object.Status.Turn <= h.gone[r.Addr] || !r.wire() {
-		return false
+	if node != h.Node || epoch != h.Epoch || h.Epoch == 0 || r.Version == 0 || r.Object.Status.Turn <= h.gone[r.Addr] || !r.wire() {
+		return false // Version 0: it is only being made
 	}
 	to := r.Object.Spec.Wanted
 	return to == h.Node || to != "" && !h.Roll[to].Alive // whom it is to go to cannot take it
