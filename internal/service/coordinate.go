@@ -249,9 +249,12 @@ func (c *coordinator) wrote(key any, err error) {
 	c.again[key] = retry{at: c.Wall.Add(backoff(fails)), fails: fails + 1}
 }
 
-// next is when something that failed may be written again; the zero time if nothing did.
+// next is when something that failed may be written again; the zero time if nothing did that waits yet.
 func (c *coordinator) next() (at time.Time) {
 	for key, r := range c.again {
+		if !c.Wall.Before(r.at) {
+			continue
+		}
 		switch k := key.(type) {
 		case ipam.Key:
 			if _, due := c.services[k]; !due {

@@ -120,7 +120,7 @@ func (c *Controller) soon() (at leader.Instant) {
 		}
 	}
 	wall := func(t time.Time) {
-		if !t.IsZero() {
+		if f.Wall.Before(t) { // what was due before was looked at in this turn
 			next(f.Now.Add(t.Sub(f.Wall)))
 		}
 	}
