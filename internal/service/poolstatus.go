@@ -5,12 +5,31 @@ import (
 	"encoding/json"
 	"errors"
 	"strings"
+	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/pintle-lb/pintle/internal/ipam"
 	"github.com/pintle-lb/pintle/internal/service/pintlev1"
+	"github.com/pintle-lb/pintle/leader"
 )
+
+// poolsAgain is when the status of a pool is written again if it is another one than was written: an older write came later.
+const poolsAgain = 30 * time.Second
+
+// A toldPool is the status of a pool as it was written, and when.
+type toldPool struct {
+	text string
+	at   leader.Instant
+}
+
+func textOf(st pintlev1.AddressPoolStatus) string {
+	text, err := json.Marshal(st)
+	if err != nil {
+		panic("marshal the status of a pool: " + err.Error()) // numbers and strings only
+	}
+	return string(text)
+}
 
 // tellPools writes the status of pools that is another one than before.
 func (c *Controller) tellPools(ctx context.Context) {
@@ -26,20 +45,17 @@ func (c *Controller) tellPools(ctx context.Context) {
 	wrong := ipam.CheckPools(all)
 	for name, p := range f.Pools {
 		st := c.coord.poolStatus(p, wrong[name])
-		text, err := json.Marshal(st)
-		if err != nil {
-			panic("marshal the status of a pool: " + err.Error()) // numbers and strings only
-		}
-		if string(text) == c.told[name] {
+		text := textOf(st)
+		if t := c.told[name]; text == t.text && (text == textOf(p.Object.Status) || f.Now < t.at.Add(poolsAgain)) {
 			continue
 		}
-		c.told[name] = string(text)
+		c.told[name] = toldPool{text, f.Now}
 		c.group.Go(func() error {
 			ctx, cancel := context.WithTimeout(ctx, callLimit)
 			defer cancel()
 			err := c.client.poolStatus(ctx, name, st)
 			c.post(func() {
-				if err != nil && ctx.Err() == nil {
+				if err != nil {
 					delete(c.told, name)
 					c.failed("write the status of pool "+name, err)
 				}

@@ -97,14 +97,14 @@ type Controller struct {
 	seating   bool              // the seat is being written
 	leftAt    leader.Instant    // when this node began to leave
 	need      map[string]uint64
-	poolsAt   leader.Instant    // when the status of the pools was looked at
-	apiErr    string            // of the last write; "" when it succeeded
-	kin       Kin               // as told
-	quits     bool              // end is closed
-	unfit     string            // why this node can serve nobody
-	judged    bool              // Unfit was called
-	links     bool              // Links was called
-	told      map[string]string // the status of pools as it was written last
+	poolsAt   leader.Instant      // when the status of the pools was looked at
+	apiErr    string              // of the last write; "" when it succeeded
+	kin       Kin                 // as told
+	quits     bool                // end is closed
+	unfit     string              // why this node can serve nobody
+	judged    bool                // Unfit was called
+	links     bool                // Links was called
+	told      map[string]toldPool // the status of pools as it was written last
 	targets   *part[arp.Target]
 	bound     *part[netip.Prefix]
 	guards    *part[vip.Guarded]
@@ -131,7 +131,7 @@ func newController(cfg Config, cl api) *Controller {
 	}
 	c := &Controller{cfg: cfg, log: cfg.Log, client: cl, wake: make(chan struct{}, 1), end: make(chan struct{}), synced: map[string]bool{},
 		faults: map[string]string{}, busy: map[ipam.Key]bool{},
-		flush: newFlush(cfg.Flush), told: map[string]string{}}
+		flush: newFlush(cfg.Flush), told: map[string]toldPool{}}
 	c.facts = Facts{Node: cfg.Node, Rules: cfg.Rules, Services: map[ipam.Key]*Service{}, Slices: map[ipam.Key]map[string]*Endpoints{},
 		Nodes: map[string]*NodeInfo{}, Namespaces: map[string]map[string]string{}, Pools: map[string]*Pool{}, Records: map[netip.Addr]*Record{},
 		Roll: map[string]Fellow{}}
@@ -346,7 +346,7 @@ func (c *Controller) coordinate(ctx context.Context) {
 			c.coord.recordChanged(a)
 		}
 		c.coord.poolsChanged()
-		c.told = map[string]string{}
+		c.told = map[string]toldPool{}
 	}
 	for c.flying < mostWrites {
 		todo := c.coord.decide(mostWrites - c.flying)
