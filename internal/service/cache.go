@@ -33,8 +33,14 @@ type feed struct {
 	name    string
 	put     func(o runtime.Object)
 	drop    func(o runtime.Object)
-	replace func(all []runtime.Object, restored bool)
+	replace func(all []runtime.Object, of listing)
 	last    uint64 // the newest list; a later one that is older comes from a backup
+}
+
+// A listing is what a list says of itself. It may be older than what the answers to writes have shown.
+type listing struct {
+	version  uint64
+	restored bool // from a backup: what was known is not
 }
 
 // The reflector's goroutine calls these.
@@ -80,7 +86,7 @@ func (s *feed) Replace(list []any, resourceVersion string) error {
 	restored := v != 0 && v < s.last
 	s.last = v
 	s.c.post(func() {
-		s.replace(all, restored)
+		s.replace(all, listing{v, restored})
 		s.c.synced[s.name] = true
 	})
 	return nil
@@ -191,13 +197,13 @@ func (c *Controller) dropService(o runtime.Object) {
 	}
 }
 
-func (c *Controller) replaceServices(all []runtime.Object, restored bool) {
+func (c *Controller) replaceServices(all []runtime.Object, of listing) {
 	c.heardOf("services")
 	there := map[ipam.Key]string{}
 	for _, o := range all {
 		s := readService(o.(*corev1.Service))
 		there[s.Key] = s.UID
-		if restored {
+		if of.restored {
 			delete(c.facts.Services, s.Key)
 		}
 		c.seeService(s)
@@ -233,7 +239,7 @@ func (c *Controller) dropSlice(o runtime.Object) {
 	c.endpointsChanged(k)
 }
 
-func (c *Controller) replaceSlices(all []runtime.Object, _ bool) {
+func (c *Controller) replaceSlices(all []runtime.Object, _ listing) {
 	before := c.facts.Slices
 	c.facts.Slices = map[ipam.Key]map[string]*Endpoints{}
 	for _, o := range all {
@@ -266,7 +272,7 @@ func (c *Controller) dropNode(o runtime.Object) {
 	c.placesChanged()
 }
 
-func (c *Controller) replaceNodes(all []runtime.Object, _ bool) {
+func (c *Controller) replaceNodes(all []runtime.Object, _ listing) {
 	c.facts.Nodes = map[string]*NodeInfo{}
 	for _, o := range all {
 		c.putNode(o)
@@ -292,7 +298,7 @@ func (c *Controller) dropNamespace(o runtime.Object) {
 	delete(c.facts.Namespaces, o.(*corev1.Namespace).Name)
 }
 
-func (c *Controller) replaceNamespaces(all []runtime.Object, _ bool) {
+func (c *Controller) replaceNamespaces(all []runtime.Object, _ listing) {
 	c.facts.Namespaces = map[string]map[string]string{}
 	for _, o := range all {
 		c.putNamespace(o)
@@ -314,7 +320,7 @@ func (c *Controller) dropPool(o runtime.Object) {
 	c.poolsChanged()
 }
 
-func (c *Controller) replacePools(all []runtime.Object, _ bool) {
+func (c *Controller) replacePools(all []runtime.Object, _ listing) {
 	c.facts.Pools = map[string]*Pool{}
 	for _, o := range all {
 		c.putPool(o)
@@ -329,25 +335,29 @@ func (c *Controller) putAddress(o runtime.Object) {
 
 func (c *Controller) dropAddress(o runtime.Object) {
 	a := o.(*pintlev1.Address)
-	if r := c.facts.Records[addressOf(a)]; r != nil && r.Version <= version(a.ResourceVersion) {
-		c.loseAddress(r.Addr)
+	v := version(a.ResourceVersion)
+	if r := c.facts.Records[addressOf(a)]; r != nil && r.Object.UID == a.UID && r.Version <= v { // it may be being made anew
+		c.loseAddress(r.Addr, v)
 	}
 }
 
-func (c *Controller) replaceAddresses(all []runtime.Object, restored bool) {
+func (c *Controller) replaceAddresses(all []runtime.Object, of listing) {
 	c.heardOf("addresses")
+	if of.restored {
+		clear(c.lost)
+	}
 	there := map[netip.Addr]bool{}
 	for _, o := range all {
 		a := o.(*pintlev1.Address)
 		there[addressOf(a)] = true
-		if r := c.facts.Records[addressOf(a)]; r != nil && restored {
+		if r := c.facts.Records[addressOf(a)]; r != nil && of.restored {
 			r.Version = 0
 		}
 		c.seeAddress(a)
 	}
 	for a, r := range c.facts.Records {
-		if !there[a] && !r.Writing {
-			c.loseAddress(a)
+		if !there[a] && !r.Writing && (r.Version <= of.version || of.restored) {
+			c.loseAddress(a, of.version)
 		}
 	}
 }
@@ -360,14 +370,17 @@ func (c *Controller) seeAddress(o *pintlev1.Address) {
 		return
 	}
 	o.ManagedFields = nil
-	r := c.facts.Records[a]
+	r, v := c.facts.Records[a], version(o.ResourceVersion)
+	if r != nil && r.Version >= v || c.lost[a] >= v {
+		return
+	}
+	delete(c.lost, a)
 	if r == nil {
 		r = &Record{Addr: a}
 		c.facts.Records[a] = r
 	}
-	v := version(o.ResourceVersion)
-	if r.Version >= v {
-		return
+	if r.Object != nil && r.Object.UID != o.UID {
+		delete(c.hold.gone, a) // turns are counted anew
 	}
 	if was := r.Object; was != nil && was.Status.Holder != "" && was.Status.Holder != c.cfg.Node && o.Status.Holder == c.cfg.Node {
 		c.flush.arrives(a, c.facts.Now)
@@ -376,7 +389,9 @@ func (c *Controller) seeAddress(o *pintlev1.Address) {
 	c.recordChanged(a)
 }
 
-func (c *Controller) loseAddress(a netip.Addr) {
+// loseAddress takes that an object is gone, in all states up to a version: a watch that is late may bring some of them yet.
+func (c *Controller) loseAddress(a netip.Addr, version uint64) {
+	c.lost[a] = version
 	delete(c.facts.Records, a)
 	delete(c.hold.gone, a)
 	c.recordChanged(a)
@@ -387,7 +402,7 @@ func (c *Controller) putSeat(o runtime.Object) {
 	c.sit(o.(*coordinationv1.Lease))
 }
 
-func (c *Controller) replaceSeat(all []runtime.Object, _ bool) {
+func (c *Controller) replaceSeat(all []runtime.Object, _ listing) {
 	c.facts.Seat.version = 0 // the list is the truth
 	if len(all) == 0 {
 		c.sit(nil)

@@ -88,7 +88,8 @@ type Controller struct {
 	coord     *coordinator // nil on a node that is not
 	hold      *holder
 	synced    map[string]bool
-	faults    map[string]string // of watches
+	lost      map[netip.Addr]uint64 // addresses whose objects are gone, and the version up to which
+	faults    map[string]string     // of watches
 	word      Word
 	said      string
 	busy      map[ipam.Key]bool // Services whose status is being written
@@ -129,7 +130,7 @@ func newController(cfg Config, cl api) *Controller {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	c := &Controller{cfg: cfg, log: cfg.Log, client: cl, wake: make(chan struct{}, 1), end: make(chan struct{}), synced: map[string]bool{},
+	c := &Controller{cfg: cfg, log: cfg.Log, client: cl, wake: make(chan struct{}, 1), end: make(chan struct{}), synced: map[string]bool{}, lost: map[netip.Addr]uint64{},
 		faults: map[string]string{}, busy: map[ipam.Key]bool{},
 		flush: newFlush(cfg.Flush), told: map[string]toldPool{}}
 	c.facts = Facts{Node: cfg.Node, Rules: cfg.Rules, Services: map[ipam.Key]*Service{}, Slices: map[ipam.Key]map[string]*Endpoints{},

@@ -136,7 +136,7 @@ func (c *Controller) learnWrite(ctx context.Context, w Write, r result) {
 	case r.object != nil:
 		c.seeAddress(r.object)
 	case r.gone, rec.Version == 0: // a placeholder of one that could not be made
-		c.loseAddress(rec.Addr)
+		c.loseAddress(rec.Addr, max(rec.Version, c.lost[rec.Addr]))
 	}
 	if c.coord != nil {
 		c.coord.records[rec.Addr] = struct{}{}
