@@ -207,7 +207,9 @@ func (c *Controller) learnStatus(ctx context.Context, w Write, r result) {
 		c.failed("", nil)
 	}
 	if r.err == nil {
-		c.seeService(readService(r.service))
+		if s := c.facts.Services[w.Service.Key]; s != nil && s.UID == w.Service.UID { // else it is gone by now
+			c.seeService(readService(r.service))
+		}
 		if c.coord != nil && len(w.Addrs) == 0 {
 			c.coord.vain[w.Service.Key] = version(r.service.ResourceVersion)
 		}
