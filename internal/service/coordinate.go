@@ -209,6 +209,7 @@ func (c *coordinator) decide(most int) (out []Write) {
 		}
 		delete(c.records, a)
 		if w, ok := c.tend(a); ok {
+			w.begin()
 			out = append(out, w)
 		}
 	}
@@ -557,7 +558,9 @@ func (c *coordinator) take(s *Service, g ipam.Grant) (Write, bool) {
 		next.Spec.Services = append(next.Spec.Services, ref)
 		next.Status.Services = namesOf(next.Spec.Services)
 		c.dress(next)
-		return Write{Verb: Update, Object: next, Record: r, Key: r.Addr}, true
+		w := Write{Verb: Update, Object: next, Record: r, Key: r.Addr, Taker: s.Key}
+		w.begin()
+		return w, true
 	}
 	o := &pintlev1.Address{Spec: pintlev1.AddressSpec{Address: g.Addr.String(), Pool: g.Pool, Services: []pintlev1.ServiceRef{ref}}}
 	o.Name = objectName(g.Addr)
@@ -566,7 +569,10 @@ func (c *coordinator) take(s *Service, g ipam.Grant) (Write, bool) {
 	r := &Record{Addr: g.Addr, Object: o}
 	c.settle(r, o)
 	c.book.Set(ipam.Holding{Addr: g.Addr, Pool: g.Pool, Users: []ipam.User{s.user()}})
-	return Write{Verb: Create, Object: o, Record: r, Key: g.Addr}, true
+	c.Records[g.Addr] = r
+	w := Write{Verb: Create, Object: o, Record: r, Key: g.Addr, Taker: s.Key}
+	w.begin()
+	return w, true
 }
 
 func namesOf(refs []pintlev1.ServiceRef) string {

@@ -35,12 +35,16 @@ type Write struct {
 	Record *Record
 	Absent []pintlev1.ServiceRef // Services that are not there as far as is known: it is not written if one of them is
 	Key    any                   // what is not to be tried again at once if it fails: an address or a Service
+	Taker  ipam.Key              // the Service that is to get the address by it; the zero value for none
 
 	Service   *Service // of Status
 	Addrs     []netip.Addr
 	Condition *metav1.Condition // nil takes back what was said
 	Event     bool              // there is news
 }
+
+// begin notes in the record that it is being written: what is decided next reckons with it.
+func (w Write) begin() { w.Record.Writing, w.Record.Next = true, w.Object }
 
 // result is what came of a write.
 type result struct {
@@ -60,11 +64,8 @@ func (c *Controller) start(ctx context.Context, w Write) {
 	switch w.Verb {
 	case Status:
 		c.busy[w.Service.Key] = true
-	case Create:
-		c.facts.Records[w.Record.Addr] = w.Record
-		fallthrough
 	default:
-		w.Record.Writing, w.Record.Next = true, w.Object
+		w.begin()
 	}
 	c.group.Go(func() error {
 		limited, cancel := context.WithTimeout(ctx, callLimit)
@@ -140,6 +141,9 @@ func (c *Controller) learnWrite(ctx context.Context, w Write, r result) {
 	}
 	if c.coord != nil {
 		c.coord.records[rec.Addr] = struct{}{}
+		if w.Taker != (ipam.Key{}) {
+			c.coord.services[w.Taker] = struct{}{}
+		}
 	}
 }
 
@@ -154,10 +158,8 @@ func (c *Controller) outcome(w Write, err error) {
 		}
 	} else if c.coord != nil {
 		c.coord.wrote(w.Key, err)
-		if w.Verb == Create && err != nil {
-			for _, ref := range w.Object.Spec.Services {
-				c.coord.wrote(ipam.Key{Namespace: ref.Namespace, Name: ref.Name}, err)
-			}
+		if w.Taker != (ipam.Key{}) {
+			c.coord.wrote(w.Taker, err)
 		}
 	}
 	if err != nil {
