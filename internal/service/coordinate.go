@@ -282,7 +282,7 @@ func (c *coordinator) tend(a netip.Addr) (Write, bool) {
 	next := r.Object.DeepCopy()
 	var absent []pintlev1.ServiceRef
 	next.Spec.Services = slices.DeleteFunc(next.Spec.Services, func(ref pintlev1.ServiceRef) bool {
-		if c.Services[ipam.Key{Namespace: ref.Namespace, Name: ref.Name}] == nil {
+		if s := c.Services[ipam.Key{Namespace: ref.Namespace, Name: ref.Name}]; s == nil || s.UID != string(ref.UID) {
 			absent = append(absent, ref)
 		}
 		return !c.uses(r, ref)
