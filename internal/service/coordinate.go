@@ -473,7 +473,7 @@ func (c *coordinator) serve(k ipam.Key) (done bool, out []Write) {
 			out = append(out, w)
 		}
 	}
-	if len(d.Take) > 0 && len(out) > 0 {
+	if len(d.Take) > 0 {
 		return done, out // its status when they are there
 	}
 	return done, append(out, c.report(s, d)...)
