@@ -2,6 +2,7 @@ package service
 
 import (
 	"cmp"
+	"iter"
 	"maps"
 	"net/netip"
 	"slices"
@@ -75,6 +76,20 @@ func (c *coordinator) wanting() {
 	maps.Copy(c.services, c.hoping)
 }
 
+// sharing has those of them looked at that may share an address with its users.
+func (c *coordinator) sharing(users []ipam.User) {
+	if len(users) == 0 || users[0].ShareKey == "" {
+		return
+	}
+	for _, list := range []iter.Seq[ipam.Key]{maps.Keys(c.refused), maps.Keys(c.hoping)} {
+		for k := range list {
+			if s := c.Services[k]; s != nil && s.user().ShareKey == users[0].ShareKey {
+				c.services[k] = struct{}{}
+			}
+		}
+	}
+}
+
 // serviceChanged is told of a Service, also of one that is gone.
 func (c *coordinator) serviceChanged(k ipam.Key) {
 	c.services[k] = struct{}{}
@@ -140,7 +155,11 @@ func (c *coordinator) enter(r *Record) {
 		}
 		h.Users = append(h.Users, u)
 	}
+	before, _ := c.book.Get(r.Addr)
 	c.book.Set(h)
+	if !slices.EqualFunc(before.Users, h.Users, func(a, b ipam.User) bool { return a.ShareKey == b.ShareKey && a.Backends == b.Backends && slices.Equal(a.Ports, b.Ports) }) {
+		c.sharing(h.Users)
+	}
 	switch {
 	case o.DeletionTimestamp != nil:
 		c.book.Block(r.Addr, "is being deleted")
