@@ -147,14 +147,17 @@ func (c *coordinator) recordChanged(a netip.Addr) {
 func (c *coordinator) enter(r *Record) {
 	o := r.Object
 	h := ipam.Holding{Addr: r.Addr, Pool: o.Spec.Pool}
+	var others []ipam.User
 	for _, ref := range o.Spec.Services {
 		k := ipam.Key{Namespace: ref.Namespace, Name: ref.Name}
 		u := ipam.User{Service: k, UID: string(ref.UID)}
-		if s := c.Services[k]; s != nil && s.UID == u.UID {
-			u = s.user()
+		if s := c.Services[k]; s != nil && s.UID == u.UID && c.ours(s) {
+			h.Users = append(h.Users, s.user())
+		} else {
+			others = append(others, u)
 		}
-		h.Users = append(h.Users, u)
 	}
+	h.Users = append(h.Users, others...) // who is not there any more, or not yet, is in nobody's way
 	before, _ := c.book.Get(r.Addr)
 	c.book.Set(h)
 	if !slices.EqualFunc(before.Users, h.Users, func(a, b ipam.User) bool { return a.ShareKey == b.ShareKey && a.Backends == b.Backends && slices.Equal(a.Ports, b.Ports) }) {
