@@ -130,6 +130,7 @@ type Request struct {
 	Policy          Policy
 	Pool            string       // asked for by name; "" for any
 	Addresses       []netip.Addr // asked for; a family that has none here gets any
+	Shown           []netip.Addr // what people were told: of two that it has, by a mishap, this stays
 }
 
 // wanted returns the families that addresses are looked for.

@@ -201,14 +201,17 @@ func (s *resolution) meets(t *slot, g Grant) bool {
 }
 
 // rank is lower for what is better to keep.
-func (s *resolution) rank(t *slot, g Grant) int {
-	switch {
-	case !s.meets(t, g):
-		return 2
-	case s.strange(g) != "":
-		return 1
+func (s *resolution) rank(t *slot, g Grant) (rank int) {
+	if !s.meets(t, g) {
+		rank += 4
 	}
-	return 0
+	if !slices.Contains(s.Shown, g.Addr) {
+		rank += 2
+	}
+	if s.strange(g) != "" {
+		rank++
+	}
+	return rank
 }
 
 // strange says why an address would not be given today, in words that follow it; "" if it would.

@@ -504,14 +504,10 @@ func (c *coordinator) serve(k ipam.Key) (done bool, out []Write) {
 // resolve says what a Service is to have. One that has nothing of ours, and asks for nothing, is given what its status says if it can
 // have it: that is from a system that served it before, or from objects that were lost.
 func (c *coordinator) resolve(s *Service, req ipam.Request) ipam.Decision {
-	if len(req.Addresses) == 0 && len(s.Ingress) > 0 && len(c.book.Of(s.Key, s.UID)) == 0 {
+	if len(req.Addresses) == 0 && len(req.Shown) > 0 && len(c.book.Of(s.Key, s.UID)) == 0 {
 		again := req
-		for _, text := range s.Ingress {
-			if a, err := netip.ParseAddr(text); err == nil {
-				again.Addresses = append(again.Addresses, a.Unmap())
-			}
-		}
-		if d := c.book.Resolve(again); len(again.Addresses) > 0 && d.OK() {
+		again.Addresses = req.Shown
+		if d := c.book.Resolve(again); d.OK() {
 			return d
 		}
 	}

@@ -111,6 +111,11 @@ func (s *Service) readSpec(spec *corev1.ServiceSpec) {
 // request is what a Service asks for. The error is what a person must mend on the Service.
 func (f *Facts) request(s *Service) (ipam.Request, error) {
 	r := ipam.Request{User: s.user(), Labels: s.Labels, NamespaceLabels: f.Namespaces[s.Namespace], Families: s.Families, Policy: s.Policy}
+	for _, text := range s.Ingress {
+		if a, err := netip.ParseAddr(text); err == nil {
+			r.Shown = append(r.Shown, a.Unmap())
+		}
+	}
 	r.Pool, _ = note(s.Notes, poolNotes)
 	text, from := note(s.Notes, addressNotes)
 	if text == "" {
