@@ -27,7 +27,7 @@ var leaseMutants = []struct {
 	{"believes any release", []string{"return p != nil && now < p.until && r.released() &&", "return r.released() || p != nil &&"}},
 	{"takes its old tenure up again", []string{"return !b.gone && b.epoch != 0 && now < b.sent.Add(hold(b.t))", "return b.epoch != 0"}},
 	{"inherits from a stranger of its name", []string{"return b.heir != \"\" && r.Heir == b.heir", "return b.heir != \"\""}},
-	{"claims after it resigned", []string{"		b.lease.Revoke()\n		b.lease = nil\n	}\n}\n\n// ask", "	}\n}\n\n// ask"}},
+	{"claims after it resigned", []string{"		b.lease.Revoke()\n		b.lease = nil\n	}\n}\n\n// raise", "	}\n}\n\n// raise"}},
 }
 
 // rollMutants are those that the simulation of a Roll is to notice.

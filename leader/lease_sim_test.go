@@ -28,6 +28,7 @@ type leaseSim struct {
 	backups []backup
 	trace   []string
 	probing int
+	luck    *rand.Rand // of the probes; guarded by the world's mu
 	done    chan struct{}
 	over    chan struct{}
 }
@@ -53,10 +54,10 @@ func TestLeaseSimulation(t *testing.T) {
 
 func simulateLease(t *testing.T, seed uint64) {
 	rng := rand.New(rand.NewPCG(seed, 2))
-	s := &leaseSim{rng: rng, rates: map[string]float64{}, done: make(chan struct{}), over: make(chan struct{})}
+	s := &leaseSim{rng: rng, luck: rand.New(rand.NewPCG(seed, 5)), rates: map[string]float64{}, done: make(chan struct{}), over: make(chan struct{})}
 	lease := time.Duration(2+rng.IntN(4)) * time.Second
 	s.mixed = rng.IntN(4) == 0
-	s.heirs = rng.IntN(3) == 0
+	s.heirs = rng.IntN(4) == 0
 	s.twin = s.heirs && rng.IntN(4) > 0
 	s.kubeWorld = newKubeWorld(t, 3+2*rng.IntN(2), func(c *KubeConfig) {
 		rate := s.rates[c.Node]
@@ -104,7 +105,7 @@ func simulateLease(t *testing.T, seed uint64) {
 // Two at a time would take each other for strangers.
 func (s *leaseSim) probe(ctx context.Context) error {
 	s.mu.Lock()
-	others, taken := s.probing, s.rng.IntN(4) == 0
+	others, taken := s.probing, s.luck.IntN(4) == 0
 	s.probing++
 	s.mu.Unlock()
 	defer func() {
