@@ -7,6 +7,9 @@
 // five per cent apart. The rule itself is the pure type [Word]; the Raft
 // elector ([Raft]) carries it over the network. docs/safety.md states why it
 // holds.
+//
+// Where each node has a Lease of its own and many things are shared out by it, a
+// [Roll] follows all of them and fences the nodes that are gone.
 package leader
 
 import (

@@ -59,7 +59,8 @@ const (
 //     0.9 T of that answer.
 //
 //   - Or if the record is that of a process that is dead for sure, because
-//     this one holds the lock under which it ran (see KubeConfig.Heir).
+//     this one holds the lock under which that ran (see KubeConfig.Heir), or is
+//     its own; then by an update of exactly the state that was just read.
 //
 // So a lease ends before the next begins, for clocks that run up to 5 % apart.
 // Not covered: a restore that brings back the very state that a node sees, within

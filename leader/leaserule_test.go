@@ -62,9 +62,7 @@ func TestHeirRule(t *testing.T) {
 			if tt.bid != nil {
 				tt.bid(b)
 			}
-			gone := b.gone
 			b.see(now, seen(tt.r), now)
-			b.gone = b.gone && tt.r.Process != "own" || gone
 			now = sec(tt.after)
 			got, _ := b.next(now)
 			if got != tt.want {

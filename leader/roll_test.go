@@ -133,10 +133,6 @@ func (w *rollWorld) wait(what string, ok func() bool) time.Duration {
 	return time.Since(began)
 }
 
-func (w *rollWorld) alive(at, of string) func() bool {
-	return func() bool { return w.member(at, of).Alive }
-}
-
 func (w *rollWorld) holds(name string) bool { return w.node(name).last().Lease.Valid() }
 
 // allAlive waits until all nodes hold and all know it.
