@@ -35,7 +35,7 @@ const HearsaySecret = "pintle-hearsay"
 func ServiceRules(namespace string, keep bool) []Rule {
 	read := func(verbs ...string) []string { return append([]string{"get", "list", "watch"}, verbs...) }
 	out := []Rule{
-		{Namespace: namespace, Group: "coordination.k8s.io", Resource: "leases", Verbs: read("create", "update", "delete"),
+		{Namespace: namespace, Group: "coordination.k8s.io", Resource: "leases", Verbs: read("create", "update"),
 			Why: "to hold addresses by a Lease of this node, and to follow those of the others"},
 		{Resource: "services", Verbs: read(), Why: "to see which Services want addresses"},
 		{Resource: "services/status", Verbs: []string{"patch"}, Why: "to write the addresses of Services"},
@@ -43,9 +43,9 @@ func ServiceRules(namespace string, keep bool) []Rule {
 		{Resource: "nodes", Verbs: read(), Why: "to see which nodes may have addresses"},
 		{Resource: "namespaces", Verbs: read(), Why: "to see whose pools a Service may use"},
 		{Group: "pintle.dev", Resource: "addresspools", Verbs: read(), Why: "to see which addresses there are"},
-		{Group: "pintle.dev", Resource: "addresspools/status", Verbs: []string{"patch", "update"}, Why: "to tell how many of a pool are in use", Optional: true},
-		{Group: "pintle.dev", Resource: "addresses", Verbs: read("create", "update", "patch", "delete"), Why: "to allocate addresses, and to place and hold them"},
-		{Resource: "events", Verbs: []string{"create", "patch"}, Why: "to tell of Services that have no address, and why", Optional: true},
+		{Group: "pintle.dev", Resource: "addresspools/status", Verbs: []string{"patch"}, Why: "to tell how many of a pool are in use", Optional: true},
+		{Group: "pintle.dev", Resource: "addresses", Verbs: read("create", "update", "delete"), Why: "to allocate addresses, and to place and hold them"},
+		{Resource: "events", Verbs: []string{"create"}, Why: "to tell of Services that have no address, and why", Optional: true},
 	}
 	if keep {
 		out = append(out,

@@ -70,7 +70,7 @@ func preflight(ctx context.Context, w io.Writer, cfg *config.Config) ([]config.B
 		errs = append(errs, checkFiles(cfg))
 	}
 	around := node.SelfCheck(ctx, cfg)
-	for _, f := range append(around.Findings, serviceRights(ctx, cfg, around)...) {
+	for _, f := range around.Findings {
 		if f.Warning {
 			fmt.Fprintln(w, "warning:", f.Text)
 		} else {
@@ -85,28 +85,6 @@ func preflight(ctx context.Context, w io.Writer, cfg *config.Config) ([]config.B
 		errs = append(errs, leader.CheckState(cfg.Raft.StateDir, cfg.Node))
 	}
 	return routers.peers, together(append(errs, checkPorts(cfg), routers.checkBFD(), checkFree(ctx, cfg, around.Holder))...)
-}
-
-// serviceRights asks for what a service node may do, if the look around found an API server that answers.
-func serviceRights(ctx context.Context, cfg *config.Config, around node.Survey) []node.Finding {
-	if cfg.Services == nil || !around.Answered {
-		return nil
-	}
-	creds, err := kube.Credentials(cfg.Kubernetes)
-	if err != nil {
-		return []node.Finding{{Text: problem(cfg, "kubernetes.kubeconfig", err).Error()}}
-	}
-	var out []node.Finding
-	for _, f := range kube.Check(ctx, creds, cfg.Kubernetes, config.Lease{}, rulesOf(cfg, cfg.Node)...).Findings {
-		if f.Path != "" {
-			continue // of the servers: that has been said
-		}
-		found := node.Finding{Text: f.Text, Warning: f.Warning}
-		if !slices.Contains(around.Findings, found) {
-			out = append(out, found)
-		}
-	}
-	return out
 }
 
 func checkRealtime(w io.Writer, cfg *config.Config) error {

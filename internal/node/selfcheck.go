@@ -43,7 +43,9 @@ func (s *Survey) askAPI(ctx context.Context, cfg *config.Config) {
 		return
 	}
 	var more []manifests.Rule
-	if cfg.BGP.NeedsNode() {
+	if cfg.Services != nil {
+		more = manifests.ServiceRules(cfg.Services.Namespace, true)
+	} else if cfg.BGP.NeedsNode() {
 		more = append(more, manifests.NodeRule(cfg.Node))
 	}
 	r := kube.Check(ctx, creds, cfg.Kubernetes, cfg.Lease, more...)

@@ -13,22 +13,20 @@ import (
 	"github.com/pintle-lb/pintle/internal/service"
 	"github.com/pintle-lb/pintle/internal/status"
 	"github.com/pintle-lb/pintle/leader"
+	"github.com/pintle-lb/pintle/manifests"
 	"github.com/pintle-lb/pintle/vip"
 )
-
-// keySecret is the Secret whose key the nodes share, to tell each other whether the API answers.
-const keySecret = "pintle-hearsay"
 
 func (s *serviceNode) openController(creds *rest.Config) (err error) {
 	n, c := s.Node, s.cfg
 	rotated, rotation := kube.Rotate(creds, n.apiServers)
 	s.rotates = rotation
-	conf := service.Config{Node: c.Node, Namespace: c.Services.Namespace, Rules: service.Rules{Class: c.Services.Class, Unclassed: c.Services.Unclassed},
+	conf := service.Config{Node: c.Node, Namespace: c.Services.Namespace, Rules: service.Rules{Class: c.Services.Class, Unclassed: c.Services.Unclassed, Routers: n.bgp != nil},
 		Rest: rotated, Targets: n.speaker, Bound: n.binder, Guards: &guards{screen: s.screen}, Hushed: hushes{n.binder},
-		Flush: s.flush, Keep: func(l *leader.Lease) service.Gate { return s.circle.Gate(l) }, Note: s.note, Above: n.kube.Above, Need: s.roll.Need, Lag: s.roll.Lag,
+		Flush: s.flush, Keep: func(l *leader.Lease) service.Gate { return s.circle.Gate(l) }, Note: s.note, Stand: func() { n.kube.Set([]string{nodeSeat}) }, Above: n.kube.Above, Need: s.roll.Need, Lag: s.roll.Lag,
 		Kin: s.kinChanged, Version: n.version, Clock: leader.Boot, Log: n.log}
 	if n.bgp != nil {
-		conf.Routes, conf.DrainWait = routeSetter{n.bgp}, c.BGP.Drain.Wait
+		conf.Routes, conf.DrainWait, conf.DrainPrepend = routeSetter{n.bgp}, c.BGP.Drain.Wait, c.BGP.Drain.Prepend
 	}
 	s.ctl, err = service.New(conf)
 	return err
@@ -120,7 +118,7 @@ func (s *serviceNode) readKey(ctx context.Context) {
 	creds, err := kube.Credentials(s.cfg.Kubernetes)
 	var key []byte
 	if err == nil {
-		key, err = kube.SharedKey(ctx, creds, s.apiServers(), s.cfg.Services.Namespace, keySecret)
+		key, err = kube.SharedKey(ctx, creds, s.apiServers(), s.cfg.Services.Namespace, manifests.HearsaySecret)
 	}
 	if err != nil {
 		s.log.Warn("onAPILoss: keep does nothing yet: no key to talk to other nodes", "err", err)

@@ -44,6 +44,7 @@ type serviceNode struct {
 
 	mu       sync.Mutex // guards what follows
 	verdicts map[string]string
+	late     bool // no verdict is waited for any longer
 	kin      service.Kin
 	key      []byte
 	wants    chan struct{} // kin is news
@@ -73,7 +74,7 @@ func (n *Node) openServices() (_ *serviceNode, err error) {
 		n.probers = append(n.probers, s.proxy)
 	}
 	for _, p := range n.probers {
-		s.verdicts[p.Status().Name] = "is not known yet"
+		s.verdicts[p.Status().Name] = unknown
 	}
 	return s, n.openServers()
 }
@@ -155,8 +156,10 @@ func (s *serviceNode) run(stop context.Context, now <-chan struct{}, failed func
 	g.Go(func() error { s.followLinks(ctx); return nil })
 	g.Go(func() error { return s.roll.Run(ctx, s.ctl.Member) })
 	g.Go(func() error { return n.kube.Run(ctx, func(_ string, t leader.Term) { s.ctl.Term(t) }) })
-	n.kube.Set([]string{nodeSeat})
 	g.Go(func() error { s.followServers(ctx); return nil })
+	g.Go(func() error { n.selfCheck(ctx); return nil })
+	late := time.AfterFunc(judgeLimit, s.judgeAnyway)
+	defer late.Stop()
 	s.judge()
 	for _, p := range n.probers {
 		g.Go(func() error { return p.Run(ctx, s.checked) })
@@ -210,7 +213,7 @@ func (s *serviceNode) checked(v health.Status) {
 	why := ""
 	switch {
 	case !v.Known:
-		why = "is not known yet"
+		why = unknown
 	case !v.Healthy:
 		why = cmp.Or(v.LastError, "failed")
 	}
@@ -224,16 +227,36 @@ func (s *serviceNode) checked(v health.Status) {
 	s.judge()
 }
 
-// judge tells the controller whether this node can serve anybody.
+// unknown is the verdict of a check before its first one.
+const unknown = "is not known yet"
+
+// judgeLimit is how long the first verdicts are waited for.
+const judgeLimit = 3 * time.Second
+
+// judgeAnyway waits for no verdict any longer.
+func (s *serviceNode) judgeAnyway() {
+	s.mu.Lock()
+	s.late = true
+	s.mu.Unlock()
+	s.judge()
+}
+
+// judge tells the controller whether this node can serve anybody, once that is known.
 func (s *serviceNode) judge() {
 	s.mu.Lock()
 	var bad []string
+	known := true
 	for name, why := range s.verdicts {
 		if why != "" {
 			bad = append(bad, "check "+name+" "+why)
 		}
+		known = known && why != unknown
 	}
+	known = known || s.late
 	s.mu.Unlock()
+	if !known {
+		return
+	}
 	slices.Sort(bad)
 	s.ctl.Unfit(strings.Join(bad, "; "))
 }

@@ -36,7 +36,7 @@ type coordinator struct {
 	hoping   map[ipam.Key]struct{} // Services that have what they need, and would take more
 	again    map[any]retry         // objects whose last write failed, by key or address
 	busy     map[ipam.Key]bool     // Services whose status is being written
-	vain     map[ipam.Key]uint64   // Services, and their version, that still have what another controller wrote, and have no address of ours
+	vain     map[ipam.Key]vanity   // what was written last, where the API server, or another controller, has the last word
 	balanced time.Time
 	began    time.Time             // zero before the first decision
 	repool   map[netip.Addr]string // addresses that came to another pool
@@ -49,9 +49,16 @@ type retry struct {
 	fails int
 }
 
+// A vanity is a status that was written, and the version of the Service that came of it. To write the same again would be in vain: what
+// is missing there the API server did not keep (ipMode, by default in Kubernetes 1.29), and what is too much is another controller's.
+type vanity struct {
+	version uint64
+	addrs   string
+}
+
 func newCoordinator(f *Facts) *coordinator {
 	return &coordinator{Facts: f, book: ipam.NewBook(), users: map[ipam.Key]map[netip.Addr]struct{}{}, load: map[string]int{}, services: map[ipam.Key]struct{}{}, records: map[netip.Addr]struct{}{},
-		refused: map[ipam.Key]string{}, hoping: map[ipam.Key]struct{}{}, vain: map[ipam.Key]uint64{}, repool: map[netip.Addr]string{}, again: map[any]retry{}}
+		refused: map[ipam.Key]string{}, hoping: map[ipam.Key]struct{}{}, vain: map[ipam.Key]vanity{}, repool: map[netip.Addr]string{}, again: map[any]retry{}}
 }
 
 // everything has all Services and addresses looked at.
@@ -160,7 +167,9 @@ func (c *coordinator) enter(r *Record) {
 	h.Users = append(h.Users, others...) // who is not there any more, or not yet, is in nobody's way
 	before, _ := c.book.Get(r.Addr)
 	c.book.Set(h)
-	if !slices.EqualFunc(before.Users, h.Users, func(a, b ipam.User) bool { return a.ShareKey == b.ShareKey && a.Backends == b.Backends && slices.Equal(a.Ports, b.Ports) }) {
+	if !slices.EqualFunc(before.Users, h.Users, func(a, b ipam.User) bool {
+		return a.ShareKey == b.ShareKey && a.Backends == b.Backends && slices.Equal(a.Ports, b.Ports)
+	}) {
 		c.sharing(h.Users)
 	}
 	switch {
@@ -622,7 +631,7 @@ func (c *coordinator) tell(s *Service, have []netip.Addr, reason, words string) 
 			cond.LastTransitionTime = was.LastTransitionTime
 		}
 	}
-	if !news && (slices.Equal(s.Ingress, texts(have)) && s.VIPMode || len(have) == 0 && c.vain[s.Key] == s.Version) {
+	if !news && (slices.Equal(s.Ingress, texts(have)) && s.VIPMode || c.vain[s.Key] == vanity{s.Version, strings.Join(texts(have), " ")}) {
 		return nil
 	}
 	return []Write{{Verb: Status, Service: s, Addrs: have, Condition: cond, Event: news, Key: s.Key}}

@@ -106,6 +106,7 @@ type Facts struct {
 type Rules struct {
 	Class     string // Services of this class are ours,
 	Unclassed bool   // and those of none
+	Routers   bool   // nodes have routers to tell of addresses
 }
 
 // A Fellow is a node that runs Pintle, as its Lease and its own word say.

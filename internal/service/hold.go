@@ -48,6 +48,8 @@ type holder struct {
 	unfit     string
 	leftAt    leader.Instant // when this node began to leave
 	drainWait time.Duration  // how long it asks routers to prefer others then
+
+	drainPrepend uint8
 }
 
 // A leave is an address that was let go.
@@ -201,7 +203,7 @@ func (h *holder) route(r *Record) bgp.Route {
 	attrs, _ := routeOf(r.Object.Spec.BGP) // what is wrong with it was told before
 	if h.Leaving {
 		attrs.Communities = append(attrs.Communities, bgp.GracefulShutdown)
-		attrs.LocalPref = new(uint32)
+		attrs.LocalPref, attrs.Prepend = new(uint32), h.drainPrepend
 	}
 	return bgp.Route{Prefix: netip.PrefixFrom(r.Addr, r.Addr.BitLen()), Attributes: attrs}
 }

@@ -89,15 +89,21 @@ func (f *Facts) lacksEndpoints(r *Record, node string) string {
 		if s == nil || !s.Local || s.Selector == "" && len(f.Slices[k]) == 0 {
 			continue
 		}
-		ready := 0
-		for _, e := range f.Slices[k] {
-			ready += e.Ready[node]
-		}
-		if ready == 0 {
+		if !f.endpointsOn(k, node) {
 			return fmt.Sprintf("has no ready endpoint of %s/%s, which has externalTrafficPolicy Local", k.Namespace, k.Name)
 		}
 	}
 	return ""
+}
+
+// endpointsOn reports whether a node has endpoints of a Service that are ready and stay so; or, if no node has any, some that still
+// serve until they end.
+func (f *Facts) endpointsOn(k ipam.Key, node string) bool {
+	ready, serving, some := 0, 0, false
+	for _, e := range f.Slices[k] {
+		ready, serving, some = ready+e.Ready[node], serving+e.Serving[node], some || len(e.Ready) > 0
+	}
+	return ready > 0 || !some && serving > 0
 }
 
 func linksOf(o *pintlev1.Address) []string {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"slices"
 	"strings"
 	"time"
 
@@ -70,6 +71,9 @@ func (c *coordinator) poolStatus(p *Pool, wrong []error) pintlev1.AddressPoolSta
 	u := c.book.Usage(p.Name)
 	st := pintlev1.AddressPoolStatus{Total: u.Total.String(), Used: int64(u.Used), Free: u.Free.String(), Conflicts: int64(u.Conflicts)}
 	cond := metav1.Condition{Type: "Ready", Status: metav1.ConditionTrue, Reason: "Valid", Message: "it gives addresses", ObservedGeneration: p.Object.Generation}
+	if slices.Contains(p.Object.Spec.Announce, pintlev1.AnnounceBGP) && !c.Rules.Routers {
+		wrong = append(wrong, errors.New("spec.announce: bgp has no effect: the configuration of the nodes names no routers (section bgp)"))
+	}
 	if problems := errors.Join(append(p.Errors, wrong...)...); problems != nil {
 		cond.Reason, cond.Message = "Conflict", strings.ReplaceAll(problems.Error(), "\n", "; ")
 		if len(p.Errors) > 0 {

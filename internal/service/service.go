@@ -50,15 +50,17 @@ type Config struct {
 	Flush   func([]netip.Addr)            // forget what the kernel has noted of connections to these; may block
 	Keep    func(*leader.Lease) Gate      // a gate that outlives the lease while the API is away; nil: there is none
 	Note    func(text string)             // is told what this node says of itself; must not block
+	Stand   func()                        // is told once, after the first Note: this node may take its Lease; must not block
 	Above   func(epoch uint64)            // is told of an epoch that an object names this node in and that is beyond its own
 	Need    func(nodes map[string]uint64) // is told which nodes objects name, and in which epoch at most
 	Lag     func(time.Duration)           // how much later than due this node fences
 	Kin     func(Kin)                     // is told who runs Pintle; must not block; nil: nobody wants to know
 
-	DrainWait time.Duration // how long a node that leaves asks routers to prefer others
-	Version   string
-	Clock     leader.Clock
-	Log       *slog.Logger
+	DrainWait    time.Duration // how long a node that leaves asks routers to prefer others,
+	DrainPrepend uint8         // and how many more times our AS stands in the path then
+	Version      string
+	Clock        leader.Clock
+	Log          *slog.Logger
 }
 
 // Limits of writes that are under way at a time: of the coordinator, and of this node's own.
@@ -137,7 +139,7 @@ func newController(cfg Config, cl api) *Controller {
 		Nodes: map[string]*NodeInfo{}, Namespaces: map[string]map[string]string{}, Pools: map[string]*Pool{}, Records: map[netip.Addr]*Record{},
 		Roll: map[string]Fellow{}}
 	c.hold = newHolder(&c.facts, cfg.Keep)
-	c.hold.drainWait = cfg.DrainWait
+	c.hold.drainWait, c.hold.drainPrepend = cfg.DrainWait, cfg.DrainPrepend
 	c.word = Word{Unfit: "its links are not known yet"}
 	c.targets, c.bound = newPart(c, cfg.Targets, sameValue), newPart(c, cfg.Bound, sameValue)
 	c.guards, c.hushed = newPart(c, cfg.Guards, sameGuard), newPart(c, cfg.Hushed, sameValue)
@@ -270,20 +272,22 @@ func (c *Controller) turn(ctx context.Context) time.Duration {
 
 // speak tells other nodes of this one, if that is news.
 func (c *Controller) speak() {
+	if !c.links || !c.judged {
+		return // what it says first is believed: others would take its addresses from it for nothing
+	}
+	first := c.said == ""
 	w := &c.word
-	w.Leaving, w.Version = c.facts.Leaving, c.cfg.Version
-	switch {
-	case !c.links || !c.judged:
-		w.Unfit = "it has just started"
-	case c.guards.err != nil:
+	w.Leaving, w.Version, w.Unfit = c.facts.Leaving, c.cfg.Version, c.unfit
+	if c.guards.err != nil {
 		w.Unfit = "its packet filter: " + c.guards.err.Error()
-	default:
-		w.Unfit = c.unfit
 	}
 	if text := w.text(); text != c.said {
 		c.said = text
 		c.log.Info("this node", "unfit", w.Unfit, "leaving", w.Leaving, "links", len(w.Links))
 		c.cfg.Note(text)
+	}
+	if first {
+		c.cfg.Stand()
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -212,8 +213,8 @@ func (c *Controller) learnStatus(ctx context.Context, w Write, r result) {
 		if s := c.facts.Services[w.Service.Key]; s != nil && s.UID == w.Service.UID { // else it is gone by now
 			c.seeService(readService(r.service))
 		}
-		if c.coord != nil && len(w.Addrs) == 0 {
-			c.coord.vain[w.Service.Key] = version(r.service.ResourceVersion)
+		if c.coord != nil {
+			c.coord.vain[w.Service.Key] = vanity{version(r.service.ResourceVersion), strings.Join(texts(w.Addrs), " ")}
 		}
 		if w.Event {
 			c.tellEvent(ctx, w)

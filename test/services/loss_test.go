@@ -1,0 +1,172 @@
+package services_test
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/pintle-lb/pintle/arp"
+	"github.com/pintle-lb/pintle/internal/netlab"
+	"github.com/pintle-lb/pintle/internal/service/pintlev1"
+	"github.com/pintle-lb/pintle/test/cluster"
+	"github.com/pintle-lb/pintle/test/services"
+)
+
+// TestLossOfAPI takes the API away from all nodes. What is to be released is nobody's when the Leases have run out; what is to be kept
+// goes on being answered for, until a rival is heard, and not by a node that hears no others.
+func TestLossOfAPI(t *testing.T) {
+	const lease = 6 * time.Second
+	b := newPintle(t, services.Options{Nodes: 1, Workers: 2, Lease: lease})
+	ctx := t.Context()
+	for name, addrs := range map[string]string{"released": "10.99.1.0/24", "kept": "10.99.2.0/24"} {
+		pool := services.NewPool(name, addrs)
+		if name == "kept" {
+			pool.Spec.OnAPILoss = pintlev1.Keep
+		}
+		_, err := b.API(1).Pools.Create(ctx, pool, metav1.CreateOptions{})
+		check(t, err)
+	}
+	var kept, released []netip.Addr
+	for i := range 12 {
+		name, pool, list := fmt.Sprintf("s%d", i), "kept", &kept
+		if i%2 == 0 {
+			pool, list = "released", &released
+		}
+		_, err := b.Service(ctx, name, func(s *corev1.Service) { s.Annotations = map[string]string{"pintle.dev/pool": pool} })
+		check(t, err)
+		within, cancel := context.WithTimeout(ctx, wait)
+		addrs, err := b.Addresses(within, name)
+		cancel()
+		check(t, err)
+		*list = append(*list, addrs...)
+	}
+	s, err := b.Lab().StartSurvey(20*time.Millisecond, append(append([]netip.Addr{}, kept...), released...)...)
+	check(t, err)
+	answered := func(what string, addrs []netip.Addr) {
+		t.Helper()
+		eventually(t, what, func(context.Context) error {
+			now := s.Holders()
+			for _, a := range addrs {
+				if now[a] == "" {
+					return fmt.Errorf("nobody answers for %s", a)
+				}
+			}
+			return nil
+		})
+	}
+	answered("all are answered for", append(append([]netip.Addr{}, kept...), released...))
+	before := s.Holders()
+	from := s.Mark()
+
+	check(t, b.Node(1).Kill(cluster.APIServer))
+	eventually(t, "nobody answers for what is to be released", func(context.Context) error {
+		now := s.Holders()
+		for _, a := range released {
+			if now[a] != "" {
+				return fmt.Errorf("%s is answered for by %s", a, now[a])
+			}
+		}
+		return nil
+	})
+	sameHolders(t, "when the Leases have run out", s, kept, before)
+
+	// A node that is cut off hears nobody, and keeps nothing.
+	cut := b.Node(3).Name()
+	check(t, b.Node(3).Cut())
+	eventually(t, "the others go on, and hear each other", func(context.Context) error {
+		now := s.Holders()
+		for _, a := range kept {
+			if before[a] != cut && now[a] != before[a] {
+				return fmt.Errorf("%s is answered for by %q, and was by %s", a, now[a], before[a])
+			}
+		}
+		return nil
+	})
+	eventually(t, "the node that is cut off lets go", func(ctx context.Context) error { return silent(ctx, b, 3) })
+	check(t, b.Node(3).Heal())
+
+	// A rival on the wire wins.
+	var theirs netip.Addr
+	for _, a := range kept {
+		if before[a] != cut {
+			theirs = a
+		}
+	}
+	rival(t, b, theirs)
+	eventually(t, "the node gives way to a rival", func(context.Context) error {
+		if n := s.Holders()[theirs]; n == before[theirs] {
+			return fmt.Errorf("%s answers", n)
+		}
+		return nil
+	})
+
+	check(t, b.Node(1).Start(cluster.APIServer))
+	answered("all are answered for when the API is back", append(append([]netip.Addr{}, kept...), released...))
+	for _, c := range s.Report(from, s.Mark()).Of {
+		if len(c.Dual) > 0 && c.Addr != theirs {
+			t.Errorf("%s: two nodes answered: %+v", c.Addr, c.Dual)
+		}
+	}
+}
+
+// silent reports an error while a node means to answer for addresses: its own word counts, for nobody hears what it says.
+func silent(ctx context.Context, b *services.Bed, i int) error {
+	out, err := b.Status(ctx, i, "-o", "json")
+	if err != nil {
+		return err
+	}
+	var r struct {
+		Wire []struct {
+			Address netip.Addr
+			Claims  bool
+		}
+	}
+	if err := json.Unmarshal(out, &r); err != nil {
+		return err
+	}
+	for _, w := range r.Wire {
+		if w.Claims {
+			return fmt.Errorf("it answers for %s", w.Address)
+		}
+	}
+	return nil
+}
+
+// sameHolders expects that addresses are answered for by whom they were before.
+func sameHolders(t *testing.T, when string, s *netlab.Survey, addrs []netip.Addr, before map[netip.Addr]string) {
+	t.Helper()
+	now := s.Holders()
+	for _, a := range addrs {
+		if now[a] != before[a] {
+			t.Errorf("%s: %s is answered for by %q, and was by %s", when, a, now[a], before[a])
+		}
+	}
+}
+
+// open is a gate that never shuts.
+type open struct{ until time.Time }
+
+func (o *open) Valid() bool { return time.Now().Before(o.until) }
+
+// rival claims an address from the client for three seconds.
+func rival(t *testing.T, b *services.Bed, a netip.Addr) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	speaker := arp.New(arp.Config{})
+	done := make(chan error, 1)
+	check(t, b.Lab().Client().Do(func() error {
+		_, err := speaker.Set(ctx, []arp.Target{{Link: "eth0", Addr: a, Claim: &open{time.Now().Add(3 * time.Second)}}})
+		return err
+	}))
+	go func() { done <- speaker.Run(ctx) }()
+	<-time.After(3 * time.Second)
+	cancel()
+	check(t, <-done)
+}
