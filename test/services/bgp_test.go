@@ -101,6 +101,8 @@ func TestRoutes(t *testing.T) {
 	check(t, near.Terminate(ctx))
 	via("the node whose endpoint does not end", local, 3)
 	check(t, far.Ready(ctx, false))
+	via("the node whose endpoint serves until it ends", local, 2)
+	check(t, near.Ready(ctx, false))
 	via("no node", local)
 	check(t, far.Ready(ctx, true))
 	via("that node again", local, 3)
