@@ -2,6 +2,7 @@ package kube
 
 import (
 	"context"
+	"errors"
 	"io"
 	"net/http"
 	"net/url"
@@ -21,7 +22,8 @@ const answerLimit = 15 * time.Second
 // not. So a client of one rest.Config goes on when an API server dies, and its watches end instead of being silent for ever.
 // Its methods may be called from any goroutine.
 type Rotation struct {
-	servers func() []string // base URLs, the best one first; never empty
+	servers      func() []string // base URLs, the best one first; never empty
+	answer, idle time.Duration   // answerLimit and idleLimit, but for tests
 
 	mu      sync.Mutex // guards what follows
 	current string
@@ -32,14 +34,14 @@ type Rotation struct {
 type passage struct {
 	rotation *Rotation
 	server   string
-	cancel   context.CancelFunc
+	cancel   context.CancelCauseFunc
 	idle     *time.Timer
 	body     io.ReadCloser
 }
 
 // Rotate returns a copy of creds whose requests go to one of servers, which is asked again whenever one is to be chosen.
 func Rotate(creds *rest.Config, servers func() []string) (*rest.Config, *Rotation) {
-	r := &Rotation{servers: servers, open: map[*passage]struct{}{}}
+	r := &Rotation{servers: servers, answer: answerLimit, idle: idleLimit, open: map[*passage]struct{}{}}
 	c := rest.CopyConfig(creds)
 	c.Wrap(func(next http.RoundTripper) http.RoundTripper { return &rotating{r, next} })
 	return c, r
@@ -59,10 +61,18 @@ func (r *Rotation) Leave(server string) {
 	r.turn(server)
 	for p := range r.open {
 		if p.server == server {
-			p.cancel()
+			p.cancel(errLeft)
 		}
 	}
 }
+
+// Why a request ends that its caller did not end.
+var (
+	errSilent = errors.New("the server does not answer")
+	errIdle   = errors.New("the server has gone silent")
+	errLeft   = errors.New("the server was left for another one")
+	errEnded  = errors.New("the answer was closed")
+)
 
 // choose is the current server. The caller holds mu.
 func (r *Rotation) choose() string {
@@ -94,7 +104,7 @@ type rotating struct {
 
 // RoundTrip implements [http.RoundTripper].
 func (t *rotating) RoundTrip(req *http.Request) (*http.Response, error) {
-	ctx, cancel := context.WithCancel(req.Context())
+	ctx, cancel := context.WithCancelCause(req.Context())
 	p := &passage{rotation: t.Rotation, cancel: cancel}
 	t.mu.Lock()
 	p.server = t.choose()
@@ -107,7 +117,7 @@ func (t *rotating) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 	out := req.Clone(ctx)
 	out.URL.Scheme, out.URL.Host, out.Host = to.Scheme, to.Host, ""
-	p.idle = time.AfterFunc(answerLimit, cancel)
+	p.idle = time.AfterFunc(t.answer, func() { cancel(errSilent) })
 	resp, err := t.next.RoundTrip(out)
 	if err != nil {
 		p.end()
@@ -116,9 +126,13 @@ func (t *rotating) RoundTrip(req *http.Request) (*http.Response, error) {
 			t.turn(p.server)
 			t.mu.Unlock()
 		}
+		if why := context.Cause(ctx); errors.Is(err, context.Canceled) && req.Context().Err() == nil && why != nil && !errors.Is(why, errEnded) {
+			err = why
+		}
 		return nil, err
 	}
-	p.idle.Reset(idleLimit)
+	p.idle.Stop()
+	p.idle = time.AfterFunc(t.Rotation.idle, func() { cancel(errIdle) })
 	p.body, resp.Body = resp.Body, p
 	return resp, nil
 }
@@ -127,7 +141,7 @@ func (p *passage) end() {
 	if p.idle != nil {
 		p.idle.Stop()
 	}
-	p.cancel()
+	p.cancel(errEnded)
 	p.rotation.mu.Lock()
 	delete(p.rotation.open, p)
 	p.rotation.mu.Unlock()
@@ -137,7 +151,7 @@ func (p *passage) end() {
 func (p *passage) Read(b []byte) (int, error) {
 	n, err := p.body.Read(b)
 	if n > 0 {
-		p.idle.Reset(idleLimit)
+		p.idle.Reset(p.rotation.idle)
 	}
 	return n, err
 }

@@ -55,6 +55,9 @@ type servicesBed struct {
 	addrs []netip.Addr
 }
 
+// servicesLimit is how long a case may take.
+const servicesLimit = 15 * time.Minute
+
 // servicesRounds runs every case, each time on a new cluster.
 func servicesRounds(ctx context.Context, _ *rig, p plan) ([]Figure, error) {
 	var s samples
@@ -68,10 +71,12 @@ func servicesRounds(ctx context.Context, _ *rig, p plan) ([]Figure, error) {
 				return s.figures(), err
 			}
 			b := &servicesBed{Bed: bed, cas: c.name, s: &s}
-			err = b.ready(ctx)
+			limited, cancel := context.WithTimeoutCause(ctx, servicesLimit, errors.New("it did not end in time"))
+			err = b.ready(limited)
 			if err == nil {
-				err = c.run(ctx, b)
+				err = c.run(limited, b)
 			}
+			cancel()
 			if err != nil {
 				err = fmt.Errorf("%s: %w\n%s", c.name, err, bed.Logs(5))
 			}

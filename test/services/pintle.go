@@ -31,7 +31,10 @@ func (b *Bed) StartWith(i int, program string) error {
 		return err
 	}
 	cmd := exec.Command(program, "run", "--config", configFile, "--node", b.Node(i).Name())
-	cmd.Env = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "KUBERNETES_SERVICE_HOST=10.96.0.1", "KUBERNETES_SERVICE_PORT=443"}
+	cmd.Env = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
+	if !b.opts.NoProxy { // which is who leads there
+		cmd.Env = append(cmd.Env, "KUBERNETES_SERVICE_HOST=10.96.0.1", "KUBERNETES_SERVICE_PORT=443")
+	}
 	cmd.Stdout, cmd.Stderr = log, log
 	b.pintles[i-1], err = b.Node(i).Run(b.ctx, cmd)
 	return err
