@@ -28,6 +28,7 @@ type Snapshot struct {
 	Here        []AddressStatus `json:"here"`    // addresses that this node holds, is to hold, or advertises
 	Total       int             `json:"total"`   // addresses in the cluster
 	Nowhere     []AddressStatus `json:"nowhere"` // addresses that no node holds and some node should
+	Elsewhere   []AddressStatus `json:"elsewhere"`
 	Services    int             `json:"services"`
 	Waiting     []WaitingStatus `json:"waiting"` // Services that have not all they ask for
 }
@@ -88,7 +89,8 @@ func (c *Controller) Snapshot(ctx context.Context) (*Snapshot, error) {
 func (c *Controller) snapshot() *Snapshot {
 	f := &c.facts
 	s := &Snapshot{Node: f.Node, At: f.Wall, Leaving: f.Leaving, Unfit: c.word.Unfit, Synced: f.Synced, Coordinates: f.coordinates(), Total: len(f.Records),
-		Writes: c.client.written(), Nodes: []NodeStatus{}, Pools: []PoolStatus{}, Here: []AddressStatus{}, Nowhere: []AddressStatus{}, Waiting: []WaitingStatus{}}
+		Writes: c.client.written(), Nodes: []NodeStatus{}, Pools: []PoolStatus{}, Here: []AddressStatus{}, Nowhere: []AddressStatus{},
+		Elsewhere: []AddressStatus{}, Waiting: []WaitingStatus{}}
 	if f.Lease.Valid() {
 		s.Epoch, s.LeaseMs = f.Epoch, float64(f.Lease.Until().Sub(f.Now).Microseconds())/1000
 	}
@@ -148,11 +150,14 @@ func (c *Controller) snapAddresses(s *Snapshot) {
 			s.Here = append(s.Here, st)
 		case h == "" && r.wire():
 			s.Nowhere = append(s.Nowhere, st)
+		default:
+			s.Elsewhere = append(s.Elsewhere, st)
 		}
 	}
 	byAddr := func(a, b AddressStatus) int { return a.Address.Compare(b.Address) }
 	slices.SortFunc(s.Here, byAddr)
 	slices.SortFunc(s.Nowhere, byAddr)
+	slices.SortFunc(s.Elsewhere, byAddr)
 	for name, m := range f.Roll {
 		ns := NodeStatus{Name: name, Epoch: m.Epoch, Alive: m.Alive, Holds: held[name], Version: m.Word.Version}
 		g, why := f.suitsAny(name)

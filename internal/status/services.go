@@ -60,6 +60,7 @@ func (p *printer) services(r *Report) {
 	p.line("addresses  %d in the cluster, %d here, %d nowhere; %d Services", s.Total, len(s.Here), len(s.Nowhere), s.Services)
 	p.addresses("address", s.Here)
 	p.addresses("nowhere", s.Nowhere)
+	p.addresses("elsewhere", s.Elsewhere)
 	for i, w := range s.Waiting {
 		if i == maxShown {
 			p.line("waiting    ... and %d more: -o json shows all", len(s.Waiting)-i)
@@ -101,7 +102,7 @@ func (p *printer) placeWords(a service.AddressStatus) string {
 		words = append(words, "for "+p.ago(a.Since))
 	}
 	if len(words) == 0 {
-		words = []string{"nobody has it"}
+		words = []string{"no node holds it"}
 	}
 	return strings.Join(words, ", ") + ": " + cmp.Or(a.Reason, "no reason is noted")
 }
