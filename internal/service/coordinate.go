@@ -596,6 +596,7 @@ func (c *coordinator) take(s *Service, g ipam.Grant) (Write, bool) {
 	r := &Record{Addr: g.Addr, Object: o}
 	c.settle(r, o)
 	c.book.Set(ipam.Holding{Addr: g.Addr, Pool: g.Pool, Users: []ipam.User{s.user()}})
+	c.sharing([]ipam.User{s.user()})
 	c.Records[g.Addr] = r
 	w := Write{Verb: Create, Object: o, Record: r, Key: g.Addr, Taker: s.Key}
 	w.begin()
