@@ -1,0 +1,278 @@
+package services_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/pintle-lb/pintle/internal/netlab"
+	"github.com/pintle-lb/pintle/test/services"
+)
+
+// TestLocal: with externalTrafficPolicy Local an address goes where ready endpoints are, and before the last one there is gone.
+func TestLocal(t *testing.T) {
+	b := newPintle(t, services.Options{Nodes: 1, Workers: 1, Lease: 4 * time.Second})
+	_, err := b.Pool(t.Context(), "main", "10.99.0.0/24")
+	check(t, err)
+	l := &movers{Bed: b, t: t}
+	for i := 1; i <= b.Len(); i++ {
+		// No selector has this label: who they serve is said by hand.
+		k, err := b.Backend(t.Context(), i, map[string]string{"app": "loose"})
+		check(t, err)
+		l.loose = append(l.loose, k)
+	}
+	for _, c := range []struct {
+		name string
+		do   func()
+	}{
+		{"every slice counts", l.slices},
+		{"the last endpoint of a node terminates", func() { l.leaves("terminating") }},
+		{"the last endpoint of a node is deleted at once", func() { l.leaves("deleted") }},
+	} {
+		t.Run(c.name, func(t *testing.T) { l.t = t; c.do() })
+	}
+}
+
+type movers struct {
+	*services.Bed
+	t     *testing.T
+	loose []*services.Backend // one on each node
+}
+
+// An end is one endpoint of a slice. Conditions that are nil are not said.
+type end struct {
+	node                        int // 0: the slice does not say on which node it is
+	ready, serving, terminating *bool
+}
+
+func on(i int) end { return end{node: i} }
+
+// slice makes there be such a slice of a Service of the namespace default, as a controller of a person's own would; without endpoints
+// there is to be none.
+func (l *movers) slice(service, name string, ends ...end) {
+	l.t.Helper()
+	api := l.API(1).DiscoveryV1().EndpointSlices("default")
+	name = service + "-" + name
+	port := int32(netlab.EchoPort)
+	o := &discoveryv1.EndpointSlice{
+		ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{
+			discoveryv1.LabelServiceName: service, discoveryv1.LabelManagedBy: "test.pintle.dev",
+		}},
+		AddressType: discoveryv1.AddressTypeIPv4,
+		Ports: []discoveryv1.EndpointPort{{Name: new("tcp"), Protocol: new(corev1.ProtocolTCP), Port: &port},
+			{Name: new("udp"), Protocol: new(corev1.ProtocolUDP), Port: &port}},
+	}
+	for _, e := range ends {
+		p := discoveryv1.Endpoint{Addresses: []string{l.loose[max(e.node, 1)-1].Addr().String()},
+			Conditions: discoveryv1.EndpointConditions{Ready: e.ready, Serving: e.serving, Terminating: e.terminating}}
+		if e.node != 0 {
+			p.NodeName = new(l.Node(e.node).Name())
+		}
+		o.Endpoints = append(o.Endpoints, p)
+	}
+	if len(ends) == 0 {
+		check(l.t, api.Delete(l.t.Context(), name, metav1.DeleteOptions{}))
+		return
+	}
+	_, err := api.Get(l.t.Context(), name, metav1.GetOptions{})
+	if err == nil {
+		_, err = api.Update(l.t.Context(), o, metav1.UpdateOptions{})
+	} else {
+		_, err = api.Create(l.t.Context(), o, metav1.CreateOptions{})
+	}
+	check(l.t, err)
+}
+
+// at waits until an address is held by node i, and returns how many holders it has had.
+func (l *movers) at(what string, a netip.Addr, i int) (turn int64) {
+	l.t.Helper()
+	eventually(l.t, what+": it is on "+l.Node(i).Name(), func(ctx context.Context) error {
+		o, err := object(ctx, l.Bed, a)
+		if err != nil {
+			return err
+		}
+		turn = o.Status.Turn
+		if o.Status.Holder != l.Node(i).Name() {
+			return fmt.Errorf("it is on %q: %s", o.Status.Holder, o.Status.Reason)
+		}
+		return nil
+	})
+	return turn
+}
+
+// byHand is a Local Service without a selector, and its address.
+func (l *movers) byHand(name string) netip.Addr {
+	l.t.Helper()
+	_, err := l.Service(l.t.Context(), name, services.Local, func(s *corev1.Service) { s.Spec.Selector = nil })
+	check(l.t, err)
+	ctx, cancel := context.WithTimeout(l.t.Context(), wait)
+	defer cancel()
+	addrs, err := l.Addresses(ctx, name)
+	check(l.t, err)
+	return addrs[0]
+}
+
+func (l *movers) slices() {
+	a := l.byHand("sliced")
+	yes, no := new(true), new(false)
+	holder(l.t, l.Bed, a) // without endpoints any node has it
+	l.slice("sliced", "a", on(1))
+	l.at("there is an endpoint", a, 1)
+	l.slice("sliced", "a", on(2))
+	l.at("it is another one", a, 2)
+	l.answers(a, 2)
+	l.slice("sliced", "b", on(1))
+	l.slice("sliced", "a")
+	l.at("another slice has one", a, 1)
+	l.answers(a, 1)
+	l.slice("sliced", "c", end{node: 2, ready: no, serving: no}, on(2))
+	l.slice("sliced", "b", end{node: 1, ready: no, serving: yes, terminating: yes})
+	l.at("one is ready, and another one terminates", a, 2)
+	l.slice("sliced", "b", end{node: 1, ready: yes, serving: yes, terminating: no})
+	l.slice("sliced", "c", end{node: 2, ready: no})
+	l.at("one is not ready", a, 1)
+	l.slice("sliced", "d", on(2))
+	l.slice("sliced", "b", end{ready: yes})
+	l.at("one is nowhere", a, 2)
+
+	// One of two slices with an endpoint of its node goes, and comes: that is no reason to move.
+	m := l.byHand("marker")
+	l.slice("marker", "a", on(1))
+	l.at("the other Service", m, 1)
+	l.slice("sliced", "c", on(2))
+	l.slice("sliced", "b", on(1))
+	before := l.at("two slices have one there", a, 2)
+	l.slice("sliced", "c")
+	l.slice("sliced", "c", on(2))
+	l.slice("sliced", "d")
+	l.slice("marker", "a", on(2))
+	l.at("the other Service", m, 2) // slices come in the order of their changes
+	if after := l.at("one of two went", a, 2); after != before {
+		l.t.Errorf("it had %d holders before, and %d after, though %s had an endpoint all the time", before, after, l.Node(2).Name())
+	}
+}
+
+// answers waits until the backend of node i answers, and sees the client itself.
+func (l *movers) answers(a netip.Addr, i int) {
+	l.t.Helper()
+	eventually(l.t, fmt.Sprintf("%s answers at %s", l.loose[i-1].Name, a), func(ctx context.Context) error {
+		answer, err := l.Ask(ctx, "tcp", a)
+		if err == nil && (answer.By != l.loose[i-1].Name || answer.Seen.Addr() != l.Lab().Client().Addr()) {
+			err = fmt.Errorf("answered by %s, which sees %s", answer.By, answer.Seen)
+		}
+		return err
+	})
+}
+
+// leaves ends the last endpoint on the node that has the address, while another node has one: no question is lost if it goes on
+// serving for as long as a pod should.
+func (l *movers) leaves(how string) {
+	ctx := l.t.Context()
+	labels := map[string]string{"app": how}
+	var pods []*services.Backend
+	for i := 1; i <= l.Len(); i++ {
+		k, err := l.Backend(ctx, i, labels)
+		check(l.t, err)
+		pods = append(pods, k)
+	}
+	_, err := l.Service(ctx, how, services.Local, func(s *corev1.Service) { s.Spec.Selector = labels })
+	check(l.t, err)
+	within, cancel := context.WithTimeout(ctx, wait)
+	defer cancel()
+	addrs, err := l.Addresses(within, how)
+	check(l.t, err)
+	a := addrs[0]
+	from := holder(l.t, l.Bed, a)
+	to := 3 - from
+	p, err := l.Lab().StartProbe(a, 10*time.Millisecond)
+	check(l.t, err)
+	defer p.Close()
+	serving := func(what string, i int) {
+		l.t.Helper()
+		eventually(l.t, what, func(context.Context) error {
+			if got := p.Serving(); got != l.Node(i).Name() {
+				return fmt.Errorf("%q answers", got)
+			}
+			return nil
+		})
+	}
+	serving("questions are answered", from)
+	tcp := l.asks(a)
+	mark := p.Mark()
+	if how == "deleted" {
+		check(l.t, pods[from-1].Remove(ctx))
+		serving("another node answers", to)
+		w := p.Report(mark, p.Mark())
+		tcp()
+		l.t.Logf("without a time to terminate %d of %d questions by UDP were lost; outage of %v", w.Lost, w.Sent, w.Outage)
+		return
+	}
+	check(l.t, pods[from-1].Terminate(ctx))
+	serving("another node answers", to)
+	l.at("it moves", a, to)
+	moved := p.Mark()
+	check(l.t, pods[from-1].Remove(ctx))
+	// Until the former node no longer serves what neighbours sent before they knew.
+	eventually(l.t, "questions are answered for a while", func(context.Context) error {
+		if since := p.Mark().Sub(moved); since < 2*time.Second {
+			return errors.New("it is too early")
+		}
+		return nil
+	})
+	w := p.Report(mark, p.Mark())
+	asked, failed := tcp()
+	l.t.Logf("moved after %v; by UDP %d questions and %d lost, outage of %v; by TCP %d and %d lost", moved.Sub(mark), w.Sent, w.Lost, w.Outage, asked, len(failed))
+	if w.Lost > 0 || len(failed) > 0 {
+		l.t.Errorf("%d of %d questions by UDP were lost, and of %d by TCP these: %v", w.Lost, w.Sent, asked, failed[:min(len(failed), 5)])
+	}
+}
+
+// asks opens a connection each ten milliseconds, and asks, until the function that it returns is called.
+func (l *movers) asks(a netip.Addr) (stop func() (asked int, failed []error)) {
+	ctx, cancel := context.WithCancel(l.t.Context())
+	var mu sync.Mutex // guards errs and n
+	var errs []error
+	n := 0
+	var all sync.WaitGroup
+	places := make(chan struct{}, 64)
+	all.Go(func() {
+		tick := time.NewTicker(10 * time.Millisecond)
+		defer tick.Stop()
+		for ctx.Err() == nil {
+			select {
+			case <-ctx.Done():
+				return
+			case <-tick.C:
+			}
+			select {
+			case places <- struct{}{}:
+			default:
+				continue // the machine cannot keep up
+			}
+			all.Go(func() {
+				defer func() { <-places }()
+				_, err := l.Ask(context.WithoutCancel(ctx), "tcp", a)
+				mu.Lock()
+				defer mu.Unlock()
+				n++
+				if err != nil {
+					errs = append(errs, err)
+				}
+			})
+		}
+	})
+	return func() (int, []error) {
+		cancel()
+		all.Wait()
+		return n, slices.Clone(errs)
+	}
+}
