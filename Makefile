@@ -4,7 +4,7 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LINT    := build/tools/golangci-lint
 
 # What the race detector runs: not the packages that measure time against real processes, which it slows down too much.
-RACE := ./leader/... ./arp ./bgp/bfd ./internal/agent ./internal/config ./internal/health ./internal/status
+RACE := ./leader/... ./arp ./bgp/bfd ./internal/agent ./internal/config ./internal/health ./internal/hearsay ./internal/ipam ./internal/service ./internal/status
 
 FUZZTIME ?= 20s
 FAULTS   ?= 1000

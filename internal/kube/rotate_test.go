@@ -79,14 +79,14 @@ func TestRotateFromSilent(t *testing.T) {
 	t.Cleanup(mute.Close)
 	t.Cleanup(func() { close(end) })
 	b := saying(t, "b")
-	hc, r := rotated(t, mute, b)
+	hc, _ := rotated(t, mute, b)
 	if _, err := ask(hc); !errors.Is(err, errSilent) {
 		t.Errorf("a mute server: %v", err)
 	}
 	if got, err := ask(hc); got != "b" || err != nil {
 		t.Errorf("%q, %v", got, err)
 	}
-	hc, r = rotated(t, mute, b)
+	hc, _ = rotated(t, mute, b)
 	resp, err := hc.Get("https://192.0.2.1:6443/watch")
 	if err != nil {
 		t.Fatal(err)
@@ -97,7 +97,7 @@ func TestRotateFromSilent(t *testing.T) {
 	resp.Body.Close()
 
 	// One that is left ends at once what is under way there.
-	hc, r = rotated(t, mute, b)
+	hc, r := rotated(t, mute, b)
 	r.idle = time.Hour
 	if resp, err = hc.Get("https://192.0.2.1:6443/watch"); err != nil {
 		t.Fatal(err)

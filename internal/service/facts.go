@@ -135,20 +135,6 @@ func (f *Facts) ours(s *Service) bool {
 	return s.Class == f.Rules.Class
 }
 
-// endpoints sums up all slices of a Service.
-func (f *Facts) endpoints(k ipam.Key) (e Endpoints) {
-	e.Ready, e.Serving = map[string]int{}, map[string]int{}
-	for _, s := range f.Slices[k] {
-		for n, c := range s.Ready {
-			e.Ready[n] += c
-		}
-		for n, c := range s.Serving {
-			e.Serving[n] += c
-		}
-	}
-	return e
-}
-
 // named are the nodes that records name, with the highest epoch each.
 func (f *Facts) named() map[string]uint64 {
 	out := map[string]uint64{}

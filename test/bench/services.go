@@ -39,7 +39,7 @@ const servicesLease = 10 * time.Second
 
 // The cases. Those of ten thousand have one API server, and no kube-proxy, which would be as busy as all the rest.
 var servicesCases = []servicesCase{
-	{"1000-services", func(ctx context.Context, b *servicesBed) error { return b.assign(ctx, 1000) }, services.Options{}},
+	{"1000-services", func(ctx context.Context, b *servicesBed) error { return b.assign(ctx, 1000) }, services.Options{NoProxy: true}},
 	{"10000-services", func(ctx context.Context, b *servicesBed) error { return b.beside(ctx, 10_000) }, services.Options{Nodes: 1, Workers: 2, NoProxy: true}},
 	{"cut-100", func(ctx context.Context, b *servicesBed) error { return b.cut(ctx, 100) }, services.Options{NoProxy: true}},
 	{"cut-300", func(ctx context.Context, b *servicesBed) error { return b.cut(ctx, 300) }, services.Options{NoProxy: true}},
