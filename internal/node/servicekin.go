@@ -138,18 +138,16 @@ func (s *serviceNode) look(ctx context.Context) *status.Report {
 	ctx, cancel := context.WithTimeout(ctx, lookLimit)
 	defer cancel()
 	r := &status.Report{Version: n.version, Instance: n.cfg.Instance, LoopAge: s.ctl.LoopAge(), Started: n.started, Candidate: true}
-	r.Node, r.At, r.Healthy = n.cfg.Node, time.Now(), true
+	r.Node, r.At = n.cfg.Node, time.Now()
 	snap, err := s.ctl.Snapshot(ctx)
 	if err != nil {
 		snap = &service.Snapshot{Node: n.cfg.Node, At: r.At, Faults: []string{"the loop does not answer"}}
 	}
-	r.Services, r.Draining = snap, snap.Leaving
+	r.Services, r.Draining, r.Healthy, r.Unhealthy = snap, snap.Leaving, snap.Unfit == "", snap.Unfit
 	st := n.kube.Status()
 	r.Lease = &st
 	for _, p := range n.probers {
-		c := p.Status()
-		r.Checks = append(r.Checks, status.Check(c))
-		r.Healthy = r.Healthy && c.Healthy
+		r.Checks = append(r.Checks, status.Check(p.Status()))
 	}
 	mute := n.binder.Mute()
 	r.Mute.Wall = mute.Wall

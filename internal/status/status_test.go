@@ -22,6 +22,7 @@ import (
 	"github.com/pintle-lb/pintle/bgp"
 	"github.com/pintle-lb/pintle/bgp/bfd"
 	"github.com/pintle-lb/pintle/internal/agent"
+	"github.com/pintle-lb/pintle/internal/service"
 	"github.com/pintle-lb/pintle/leader"
 )
 
@@ -68,6 +69,22 @@ func alone(r *Report) {
 	}
 	r.Raft.Leader, r.Raft.State, r.Raft.Term = "", "candidate", 8
 	r.Seats[0].Holder, r.Seats[0].Why = "", "nobody holds it, or this node cannot hear who"
+}
+
+// serves makes the node one that serves Services.
+func serves(r *Report) {
+	byLease(r)
+	r.Election, r.Seats = "", nil
+	r.Services = &service.Snapshot{Node: "n2", At: noon, Epoch: 12, LeaseMs: 8100, Synced: true, Coordinator: "n1", Writes: 41, Total: 3, Services: 4,
+		Nodes: []service.NodeStatus{{Name: "n1", Epoch: 11, Alive: true, Suits: true, Holds: 1}, {Name: "n2", Epoch: 12, Alive: true, Suits: true, Holds: 1},
+			{Name: "n3", Epoch: 14, Alive: true, Why: "is cordoned"}, {Name: "n4", Epoch: 9}},
+		Pools: []service.PoolStatus{{Name: "bad", Errors: `spec.addresses[0]: "x" is no prefix`}, {Name: "lan", Used: 3, Free: "253"}},
+		Here: []service.AddressStatus{{Address: netip.MustParseAddr("192.0.2.20"), Pool: "lan", Services: "default/web", Holder: "n2", Epoch: 12, Wanted: "n3",
+			Since: noon.Add(-time.Hour), Reason: "it had the fewest addresses for its weight of 3 nodes that suit", Links: []string{"eth0"}, Claimed: true, Bound: true},
+			{Address: netip.MustParseAddr("192.0.2.21"), Pool: "lan", Services: "default/dns", Reason: "every node that suits advertises it", Advertised: true}},
+		Nowhere: []service.AddressStatus{{Address: netip.MustParseAddr("192.0.2.22"), Pool: "lan", Services: "shop/cart", Reason: "no node suits: n3 is cordoned"}},
+		Waiting: []service.WaitingStatus{{Service: "shop/desk", Why: "pool lan has no free IPv4 address"}}}
+	r.Checks = []Check{{Name: "proxy", Healthy: true, Known: true, Since: noon.Add(-time.Hour), Checks: 1800}}
 }
 
 // byLease turns the cluster into one in which a Lease elects.
@@ -264,6 +281,18 @@ var states = []struct {
 			LastMAC: "02:77:00:00:00:01", LastHeard: noon}, Peer: "n1",
 			Strangers: Strangers{Claims: 3, MAC: "02:00:00:00:00:09", Last: noon.Add(-time.Minute)}}}
 	}},
+	{"serves Services", true, Serving, serves},
+	{"gives Services their addresses", true, Coordinating, func(r *Report) { serves(r); r.Services.Coordinator, r.Services.Coordinates = "n2", true }},
+	{"takes no addresses", false, Unfit, func(r *Report) {
+		serves(r)
+		r.Services.Unfit, r.Healthy, r.Unhealthy = "check proxy status 503", false, "check proxy status 503"
+	}},
+	{"has no Lease of its own", false, Leaseless, func(r *Report) {
+		serves(r)
+		r.Services.Epoch, r.Services.LeaseMs, r.Lease.Error = 0, 0, "get lease: i/o timeout"
+		r.Services.Faults = []string{"services: the server does not answer"}
+	}},
+	{"reads what there is", false, Starting, func(r *Report) { serves(r); r.Services.Synced = false }},
 }
 
 // TestText pins what a person reads in every state.
