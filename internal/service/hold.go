@@ -41,7 +41,7 @@ type holder struct {
 	gone  map[netip.Addr]int64
 	left  map[netip.Addr]leave // addresses that this node had until lately
 	mine  map[netip.Addr]bool  // claimed at the last look
-	gates map[gateKey]Gate
+	gates map[netip.Addr]map[*leader.Lease]Gate
 	keep  func(*leader.Lease) Gate // a gate that outlives the lease while the API is away; nil: there is none
 	again map[netip.Addr]retry
 
@@ -64,13 +64,8 @@ type Gate interface {
 	Drop()
 }
 
-type gateKey struct {
-	addr  netip.Addr
-	lease *leader.Lease
-}
-
 func newHolder(f *Facts, keep func(*leader.Lease) Gate) *holder {
-	return &holder{Facts: f, gone: map[netip.Addr]int64{}, left: map[netip.Addr]leave{}, mine: map[netip.Addr]bool{}, gates: map[gateKey]Gate{},
+	return &holder{Facts: f, gone: map[netip.Addr]int64{}, left: map[netip.Addr]leave{}, mine: map[netip.Addr]bool{}, gates: map[netip.Addr]map[*leader.Lease]Gate{},
 		keep: keep, again: map[netip.Addr]retry{}}
 }
 
@@ -92,34 +87,39 @@ func (h *holder) gate(r *Record) arp.Gate {
 		}
 		return h.Lease
 	}
-	for k, g := range h.gates {
-		if k.addr != r.Addr {
-			continue
-		}
-		if g.Valid() && (h.Lease == nil || k.lease == h.Lease) {
+	for lease, g := range h.gates[r.Addr] {
+		if g.Valid() && (h.Lease == nil || lease == h.Lease) {
 			return g
 		}
 	}
 	if h.Lease == nil {
 		return nil
 	}
-	k := gateKey{r.Addr, h.Lease}
-	if h.gates[k] == nil {
-		h.gates[k] = h.keep(h.Lease)
+	if h.gates[r.Addr] == nil {
+		h.gates[r.Addr] = map[*leader.Lease]Gate{}
 	}
-	return h.gates[k]
+	if h.gates[r.Addr][h.Lease] == nil {
+		h.gates[r.Addr][h.Lease] = h.keep(h.Lease)
+	}
+	return h.gates[r.Addr][h.Lease]
 }
 
 // forget drops gates of leases that are over.
 func (h *holder) forget() {
-	for k, g := range h.gates {
-		r := h.Records[k.addr]
-		if given := r == nil || !h.claims(r); given {
-			g.Drop() // an elector forgets a lease that ran out: it does not say that this is over
-		} else if k.lease == h.Lease || g.Valid() {
-			continue
+	for a, gates := range h.gates {
+		r := h.Records[a]
+		given := r == nil || !h.claims(r)
+		for lease, g := range gates {
+			if given {
+				g.Drop() // an elector forgets a lease that ran out: it does not say that this is over
+			}
+			if given || lease != h.Lease && !g.Valid() {
+				delete(gates, lease)
+			}
 		}
-		delete(h.gates, k)
+		if len(gates) == 0 {
+			delete(h.gates, a)
+		}
 	}
 }
 
