@@ -157,7 +157,7 @@ type (
 	serviceApply struct {
 		metav1.TypeMeta `json:",inline"`
 		Metadata        applyMeta   `json:"metadata"`
-		Status          applyStatus `json:"status"`
+		Status          applyStatus `json:"status,omitzero"` // empty: nothing is ours
 	}
 	applyMeta struct {
 		Name      string    `json:"name"`
