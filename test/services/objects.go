@@ -137,10 +137,11 @@ func (b *Bed) Ask(ctx context.Context, network string, addr netip.Addr) (netlab.
 	return b.Lab().Client().Ask(ctx, network, netip.AddrPortFrom(addr, netlab.EchoPort))
 }
 
-// Await calls f, which is given five seconds, until it succeeds. When ctx ends, the error has the last one of f.
+// Await calls f, which is given five seconds, until it succeeds. When ctx ends, the error has the last one of f before that.
 func Await(ctx context.Context, f func(context.Context) error) error {
 	tick := time.NewTicker(poll)
 	defer tick.Stop()
+	var last error
 	for {
 		try, cancel := context.WithTimeout(ctx, 5*time.Second)
 		err := f(try)
@@ -148,9 +149,12 @@ func Await(ctx context.Context, f func(context.Context) error) error {
 		if err == nil {
 			return nil
 		}
+		if last == nil || ctx.Err() == nil {
+			last = err
+		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("%w: %w", context.Cause(ctx), err)
+			return fmt.Errorf("%w: %w", context.Cause(ctx), last)
 		case <-tick.C:
 		}
 	}
