@@ -2,6 +2,7 @@ package service
 
 import (
 	"cmp"
+	"fmt"
 	"iter"
 	"maps"
 	"net/netip"
@@ -537,6 +538,11 @@ func (c *coordinator) report(s *Service, d ipam.Decision) []Write {
 		return nil // the rest is being written
 	}
 	words := "it has " + strings.Join(append([]string{strings.Join(texts(have), ", ")}, d.Notes...), "; ")
+	for _, a := range have {
+		if r := c.Records[a]; r.wire() && r.Object.Spec.Wanted == "" && r.Object.Status.Holder == "" && !c.early {
+			words += fmt.Sprintf("; nobody answers for %s: %s", a, r.Object.Status.Reason)
+		}
+	}
 	if badRoute != nil {
 		words += "; its routes go without what cannot be understood: " + badRoute.Error()
 	}

@@ -46,6 +46,7 @@ func TestKubeadm(t *testing.T) {
 		{"the manifest changes while it holds", changed},
 		{"kubeadm renews the certificates", renewed},
 		{"a DaemonSet beside the static pods has another address", beside},
+		{"a DaemonSet gives Services their addresses", serves},
 	} {
 		if !t.Run(c.name, func(t *testing.T) {
 			from := k.probe.Mark()
@@ -68,7 +69,7 @@ func newKubeadm(t *testing.T) *kubeadm {
 	run(t, "go", "build", "-o", k.program, "../../cmd/pintle")
 	run(t, "go", "run", "../../tools/image", "-binary", k.program, "-version", "test", "-out", image)
 	k.Installed = clustertest.Install(t, cluster.InstallOptions{
-		Options: cluster.Options{Nodes: 3},
+		Options: cluster.Options{Nodes: 3, Proxy: true},
 		Images:  []string{image},
 		Prepare: func(m *cluster.Machine) error {
 			out, err := exec.Command(k.program, "manifest", "pod", "--address", "10.77.0.100", "--peers", "n1=10.77.0.1,n2=10.77.0.2,n3=10.77.0.3",
