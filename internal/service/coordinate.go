@@ -353,7 +353,7 @@ func (c *coordinator) uses(r *Record, ref pintlev1.ServiceRef) bool {
 func (c *coordinator) dropped(s *Service) []netip.Addr {
 	req, err := c.request(s)
 	if err != nil {
-		return nil
+		req.Addresses, req.Pool = nil, "" // what it asks for is not known: what it has stays, but if it may not share it
 	}
 	return c.book.Resolve(req).Drop
 }
