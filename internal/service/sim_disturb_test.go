@@ -148,7 +148,25 @@ func (w *simWorld) harm(h *host) bool {
 		return false
 	case 12, 13:
 		var p *process
-		if w.lock(func() { p = h.proc }); p != nil {
+		w.lock(func() {
+			if p = h.proc; w.rng.IntN(2) == 0 {
+				return
+			}
+			if c := w.coordinator(); c != nil {
+				p = c.proc
+			}
+			w.note("a Service is new when a coordinator leaves")
+			for _, h := range w.hosts {
+				if h.proc != p {
+					h.lag, h.lags = 4*time.Second, "services"
+				}
+			}
+			w.writer = "people"
+			w.makeService()
+			w.makeService()
+		})
+		w.wait(some(100 * time.Millisecond))
+		if p != nil {
 			w.late.Go(p.leave)
 		}
 		return true
@@ -220,19 +238,19 @@ func (w *simWorld) people() {
 		for range 1 + w.rng.IntN(3) {
 			w.makeService()
 		}
-	case 4: // two that may share at once, or one that does not live long
-		o, other := w.newService(), w.newService()
-		o.Spec.ExternalTrafficPolicy, other.Spec = "", o.Spec
-		o.Annotations = map[string]string{shareNotes[0]: "k0"}
-		other.Annotations = o.Annotations
-		o.Spec.Ports, other.Spec.Ports = w.ports(), []corev1.ServicePort{{Name: "x", Protocol: "TCP", Port: 9000}}
-		_, _ = create(w.store, "services", o)
-		if w.rng.IntN(2) == 0 {
-			_, _ = create(w.store, "services", other)
-		} else {
-			w.later(time.Duration(w.rng.Int64N(int64(15*time.Millisecond))), func() {
-				w.lock(func() { _ = w.store.remove("services", nameOf(o), "", "") })
-			})
+	case 4:
+		for i := range 3 { // at once, and may share
+			o := w.newService()
+			o.Spec.ExternalTrafficPolicy, o.Spec.LoadBalancerIP, o.Annotations = "", "", map[string]string{shareNotes[0]: "k0"}
+			o.Spec.Ports = []corev1.ServicePort{{Name: "x", Protocol: "TCP", Port: int32(9000 + i)}}
+			_, _ = create(w.store, "services", o)
+		}
+	case 14:
+		if o, err := create(w.store, "services", w.newService()); err == nil {
+			w.brief[o.UID] = true
+			if h := w.coordinator(); h != nil && !w.calm {
+				h.lag, h.lags = 4*time.Second, "addresses"
+			}
 		}
 	case 5, 6:
 		_ = w.store.remove("services", nameOf(svc), "", "")
@@ -266,12 +284,12 @@ func (w *simWorld) people() {
 			w.note("people: delete address %s", o.Name)
 			_ = w.store.remove("addresses", o.Name, "", "")
 		}
-	case 14:
+	case 15:
 		if w.rng.IntN(4) == 0 {
 			w.note("people: delete the seat")
 			_ = w.store.remove("seat", simNamespace+"/"+seatName, "", "")
+			return
 		}
-	case 15:
 		w.editPool()
 	}
 }

@@ -227,6 +227,9 @@ func (p *process) fate() (f fate) {
 	p.w.lock(func() {
 		slow := max(p.host.slow, 4*time.Millisecond)
 		f.before, f.after = p.upTo(slow), p.upTo(slow)
+		if p.dice.IntN(6) == 0 {
+			f.after += p.upTo(60 * time.Millisecond)
+		}
 		if p.dice.IntN(100) >= p.host.bad {
 			return
 		}

@@ -288,6 +288,7 @@ func (w *simWorld) quiet() {
 type truth struct {
 	services map[types.UID][]pastService  // what each Service was, and until when; the last is what it is
 	has      map[allocation]bool          // what Services have, by their status and by the objects
+	brief    map[types.UID]bool           // Services that are deleted as soon as they are told what they have
 	touched  map[types.UID]bool           // Services that may lose what they have by what people did
 	lies     map[allocation]time.Duration // what a status says wrongly, for how long a coordinator could have mended it
 }
@@ -305,7 +306,7 @@ type allocation struct {
 }
 
 func newTruth() truth {
-	return truth{services: map[types.UID][]pastService{}, has: map[allocation]bool{}, touched: map[types.UID]bool{}, lies: map[allocation]time.Duration{}}
+	return truth{services: map[types.UID][]pastService{}, has: map[allocation]bool{}, touched: map[types.UID]bool{}, brief: map[types.UID]bool{}, lies: map[allocation]time.Duration{}}
 }
 
 // check looks at a change of the store. The caller holds mu.
@@ -320,7 +321,8 @@ func (w *simWorld) check(e event, was object) {
 		w.note("  %s: seat %s gone %v", w.writer, o.Annotations[seatNote], e.gone)
 	case *pintlev1.Address:
 		w.note("  %s: %s", w.writer, describe(o, e.gone))
-		w.checkAddress(o, e.gone)
+		before, _ := was.(*pintlev1.Address)
+		w.checkAddress(o, before, e.gone)
 	case *corev1.Service:
 		w.checkService(o, e.gone)
 	}
@@ -347,11 +349,16 @@ func (w *simWorld) address(a netip.Addr) *pintlev1.Address {
 	return o
 }
 
-func (w *simWorld) checkAddress(o *pintlev1.Address, gone bool) {
+func (w *simWorld) checkAddress(o, was *pintlev1.Address, gone bool) {
 	a := addressOf(o)
+	for _, h := range w.hosts {
+		if h.proc.claimed()[a] {
+			w.checkClaim(h, a, w.address(a))
+		}
+	}
 	for i, r := range o.Spec.Services {
 		for _, q := range o.Spec.Services[:i] {
-			if !w.mayShare(r.UID, q.UID) {
+			if !lists(was, r.UID) && !w.mayShare(r.UID, q.UID) {
 				w.wrongf("%s is of %s/%s and %s/%s, which may not share", a, r.Namespace, r.Name, q.Namespace, q.Name)
 			}
 		}
@@ -412,6 +419,10 @@ func (w *simWorld) checkService(o *corev1.Service, gone bool) {
 		v.until = time.Now()
 	}
 	w.services[uid] = append(states, v)
+	if w.brief[uid] && v.Condition != nil {
+		delete(w.brief, uid)
+		w.later(time.Duration(w.version%3)*time.Millisecond, func() { w.lock(func() { _ = w.store.remove("services", nameOf(o), uid, "") }) })
+	}
 	if gone {
 		for k := range w.has {
 			if k.uid == uid {
@@ -497,6 +508,13 @@ func (h *host) lease() *nodeLease {
 	return l
 }
 
+// checkClaim looks at one claim: the object names the claimer, in the epoch that its Lease has.
+func (w *simWorld) checkClaim(h *host, a netip.Addr, o *pintlev1.Address) {
+	if l := h.lease(); o == nil || o.Status.Holder != h.name || l == nil || uint64(o.Status.Epoch) != l.Epoch {
+		w.wrongf("%s claims %s, which is not its own in this epoch", h.name, a)
+	}
+}
+
 // checkClaims is called when a host's claims, or what it serves, change: no claim begins otherwise. The caller holds mu.
 func (w *simWorld) checkClaims(of *process) {
 	claimers := map[netip.Addr]string{}
@@ -516,6 +534,7 @@ func (w *simWorld) checkClaims(of *process) {
 		guarded[g.Addr] = true
 	}
 	for a := range of.claimed() {
+		w.checkClaim(of.host, a, w.address(a))
 		if !guarded[a] {
 			w.wrongf("%s claims %s, which its packet filter does not know", of.name, a)
 		}
