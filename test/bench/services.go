@@ -40,7 +40,7 @@ const servicesLease = 10 * time.Second
 // The cases. Those of ten thousand have one API server, and no kube-proxy, which would be as busy as all the rest.
 var servicesCases = []servicesCase{
 	{"1000-services", func(ctx context.Context, b *servicesBed) error { return b.assign(ctx, 1000) }, services.Options{NoProxy: true}},
-	{"10000-services", func(ctx context.Context, b *servicesBed) error { return b.beside(ctx, 10_000) }, services.Options{Nodes: 1, Workers: 2, NoProxy: true}},
+	{"10000-services", func(ctx context.Context, b *servicesBed) error { return b.beside(ctx, 10_000) }, services.Options{Nodes: 1, Workers: 2, NoProxy: true, Bare: true}},
 	{"cut-100", func(ctx context.Context, b *servicesBed) error { return b.cut(ctx, 100) }, services.Options{NoProxy: true}},
 	{"cut-300", func(ctx context.Context, b *servicesBed) error { return b.cut(ctx, 300) }, services.Options{NoProxy: true}},
 	{"drain-100", func(ctx context.Context, b *servicesBed) error { return b.drain(ctx, 100) }, services.Options{}},
@@ -72,7 +72,9 @@ func servicesRounds(ctx context.Context, _ *rig, p plan) ([]Figure, error) {
 			}
 			b := &servicesBed{Bed: bed, cas: c.name, s: &s}
 			limited, cancel := context.WithTimeoutCause(ctx, servicesLimit, errors.New("it did not end in time"))
-			err = b.ready(limited)
+			if !o.Bare {
+				err = b.ready(limited)
+			}
 			if err == nil {
 				err = c.run(limited, b)
 			}
@@ -259,14 +261,10 @@ func (b *servicesBed) assign(ctx context.Context, n int) error {
 	return errors.Join(b.spread(ctx), b.memory())
 }
 
-// plainClass is of Services that Pintle leaves alone.
-const plainClass = "example.com/plain"
-
-// beside has a plain client write, for n Services, an Address object and the status of the Service each, and then Pintle for as many
-// others.
+// beside has a plain client write, for n Services, an Address object and the status of the Service each; then, when all that is
+// undone, Pintle. Pintle runs before there is a pool, and has told every Service so.
 func (b *servicesBed) beside(ctx context.Context, n int) error {
-	class := plainClass
-	if err := b.create(ctx, "p", n, func(s *corev1.Service) { s.Spec.LoadBalancerClass = &class }); err != nil {
+	if err := b.create(ctx, "s", n, nil); err != nil {
 		return err
 	}
 	plain, err := b.plain(ctx, n)
@@ -274,10 +272,15 @@ func (b *servicesBed) beside(ctx context.Context, n int) error {
 		return err
 	}
 	b.note("plain client", "all written", "s", plain.Seconds())
-	if err := b.clear(ctx); err != nil {
+	if err := b.undo(ctx, n); err != nil {
 		return err
 	}
-	if err := b.create(ctx, "s", n, nil); err != nil {
+	for i := 1; i <= b.Len(); i++ {
+		if err := b.Start(i); err != nil {
+			return err
+		}
+	}
+	if err := b.told(ctx, n); err != nil {
 		return err
 	}
 	start := time.Now()
@@ -294,6 +297,33 @@ func (b *servicesBed) beside(ctx context.Context, n int) error {
 	return errors.Join(b.spread(ctx), b.memory())
 }
 
+// told waits until every Service was told that there is no pool, and all that can be read was read: then Pintle is at rest.
+func (b *servicesBed) told(ctx context.Context, n int) error {
+	if err := b.ready(ctx); err != nil {
+		return err
+	}
+	err := services.Await(ctx, func(ctx context.Context) error {
+		list, err := b.API(b.Via).CoreV1().Services("default").List(ctx, metav1.ListOptions{ResourceVersion: "0"})
+		if err != nil {
+			return err
+		}
+		told := 0
+		for _, s := range list.Items {
+			if len(s.Status.Conditions) > 0 {
+				told++
+			}
+		}
+		if told < n {
+			return fmt.Errorf("%d of %d Services were told that there is no pool", told, n)
+		}
+		return nil
+	})
+	if err == nil {
+		time.Sleep(5 * time.Second) // and the last Events are written
+	}
+	return err
+}
+
 // plain writes what Pintle writes, without a thought.
 func (b *servicesBed) plain(ctx context.Context, n int) (time.Duration, error) {
 	api := b.API(b.Via)
@@ -301,9 +331,9 @@ func (b *servicesBed) plain(ctx context.Context, n int) (time.Duration, error) {
 	if err != nil {
 		return 0, err
 	}
-	items := slices.DeleteFunc(list.Items, func(s corev1.Service) bool { return s.Spec.LoadBalancerClass == nil })
+	items := slices.DeleteFunc(list.Items, func(s corev1.Service) bool { return s.Spec.Type != corev1.ServiceTypeLoadBalancer })
 	if len(items) != n {
-		return 0, fmt.Errorf("%d plain Services, want %d", len(items), n)
+		return 0, fmt.Errorf("%d Services, want %d", len(items), n)
 	}
 	addr := netip.MustParseAddr("10.98.0.0")
 	addrs := make([]netip.Addr, n)
@@ -336,27 +366,23 @@ func plainAddress(s *corev1.Service, a netip.Addr) *pintlev1.Address {
 	}
 }
 
-// clear removes the plain client's Services and waits until none of its objects is left, whoever removes them.
-func (b *servicesBed) clear(ctx context.Context) error {
+// undo takes back what the plain client wrote.
+func (b *servicesBed) undo(ctx context.Context, n int) error {
 	api := b.API(b.Via)
-	list, err := api.CoreV1().Services("default").List(ctx, metav1.ListOptions{})
+	addrs, err := api.Addresses.List(ctx, metav1.ListOptions{})
 	if err != nil {
 		return err
 	}
-	err = each(ctx, len(list.Items), func(ctx context.Context, i int) error {
-		if !strings.HasPrefix(list.Items[i].Name, "p") {
-			return nil
-		}
-		return api.CoreV1().Services("default").Delete(ctx, list.Items[i].Name, metav1.DeleteOptions{})
+	err = each(ctx, len(addrs.Items), func(ctx context.Context, i int) error {
+		return api.Addresses.Delete(ctx, addrs.Items[i].Name, metav1.DeleteOptions{})
 	})
 	if err != nil {
 		return err
 	}
-	return services.Await(ctx, func(ctx context.Context) error {
-		left, err := api.Addresses.List(ctx, metav1.ListOptions{Limit: 1})
-		if err == nil && len(left.Items) > 0 {
-			err = errors.New("addresses of the plain client are left")
-		}
+	return each(ctx, n, func(ctx context.Context, i int) error {
+		name := fmt.Sprintf("s%d", i)
+		status := fmt.Appendf(nil, `{"apiVersion":"v1","kind":"Service","metadata":{"name":%q,"namespace":"default"},"status":{}}`, name)
+		_, err := api.CoreV1().Services("default").Patch(ctx, name, types.ApplyPatchType, status, metav1.PatchOptions{FieldManager: "plain"}, "status")
 		return err
 	})
 }
