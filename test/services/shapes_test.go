@@ -62,6 +62,7 @@ type play struct {
 func (p *play) begin() {
 	p.must(p.Pool(p.t.Context(), "first", "10.99.255.0/30"))
 	p.must(p.Service(p.t.Context(), "first"))
+	began := time.Now()
 	eventually(p.t, "Pintle works", func(ctx context.Context) error {
 		a, err := p.API(1).Addresses.Get(ctx, "10.99.255.0", metav1.GetOptions{})
 		if err == nil && a.Status.Holder == "" {
@@ -69,6 +70,7 @@ func (p *play) begin() {
 		}
 		return err
 	})
+	p.t.Logf("the first Service is answered for after %v", time.Since(began).Round(100*time.Millisecond))
 	check(p.t, p.clear(p.t.Context()))
 }
 
