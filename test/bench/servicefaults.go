@@ -22,7 +22,7 @@ func (b *servicesBed) serve(ctx context.Context, eachNode int) (*netlab.Survey, 
 		return nil, err
 	}
 	n := eachNode * b.Len()
-	if err := b.create(ctx, "s", n, nil); err != nil {
+	if err := b.create(ctx, n); err != nil {
 		return nil, err
 	}
 	if _, err := b.assigned(ctx, n); err != nil {
@@ -161,7 +161,7 @@ func (b *servicesBed) steady(ctx context.Context, n int, long time.Duration) err
 	if err := b.pool(ctx); err != nil {
 		return err
 	}
-	if err := b.create(ctx, "s", n, nil); err != nil {
+	if err := b.create(ctx, n); err != nil {
 		return err
 	}
 	if _, err := b.assigned(ctx, n); err != nil {
