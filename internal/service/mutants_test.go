@@ -23,7 +23,6 @@ var mutants = []struct {
 	{"claims what is wanted elsewhere", "hold.go", []string{`	return to == h.Node || to != "" && !h.Roll[to].Alive //`, "	return to == to //"}},
 	{"claims when its Lease has run out", "../../leader/leader.go", []string{"return l != nil && int64(l.clock()) < l.until.Load()", "return l != nil && l.until.Load() != 0"}},
 	{"gives away before the last claim", "hold.go", []string{"		if claimed {\n", "		if claimed && r == nil {\n"}},
-	{"forgets what it gave away", "hold.go", []string{"		h.gone[r.Addr] = r.Object.Status.Turn\n", ""}},
 	{"claims before the filter is there", "service.go", []string{"return !guarded[t.Addr] ||", "return"}},
 	{"brings back what is gone", "cache.go", []string{"r.Version >= v || c.lost[a] >= v {", "r.Version >= v {"}},
 
@@ -39,7 +38,6 @@ var mutants = []struct {
 	// Who has what.
 	{"forgets who shares", "coordinate.go", []string{"		for _, ref := range r.Object.Spec.Services { // whether they may share it still\n", "		for _, ref := range r.Object.Spec.Services[:0] {\n"}},
 	{"takes from a Service that it does not know yet", "coordinate.go", []string{"			absent = append(absent, ref)\n", ""}},
-	{"keeps what is lower, not what was told", "../ipam/resolve.go", []string{"if !slices.Contains(s.Shown, g.Addr) {", "if false {"}},
 	{"does not ask again who waits", "coordinate.go", []string{"		c.book.Unblock(a)\n		c.wanting()\n", "		c.book.Unblock(a)\n"}},
 	{"believes an answer about a Service that is gone", "write.go", []string{"s != nil && s.UID == w.Service.UID {", "s == nil || s != nil {"}},
 	{"writes an object twice in a turn", "coordinate.go", []string{"Taker: s.Key}\n		w.begin()\n		return w, true", "Taker: ipam.Key{}}\n		return w, true"}},

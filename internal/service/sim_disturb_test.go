@@ -92,28 +92,41 @@ func (w *simWorld) disturb() {
 
 // interrupt has a host that is to hand over meet something worse in the midst of it.
 func (w *simWorld) interrupt(h *host) {
+	what := w.rng.IntN(6)
 	w.lock(func() {
 		w.note("%s is to hand over", h.name)
 		h.judge("its proxy is ill")
+		if what < 3 {
+			w.trap = h
+		}
 	})
 	time.Sleep(time.Duration(w.rng.Int64N(int64(40 * time.Millisecond))))
 	w.lock(func() {
-		w.note("%s meets a fault", h.name)
-		switch w.rng.IntN(4) {
-		case 0:
+		switch what {
+		case 3:
+			w.note("%s stands still in the midst of it", h.name)
 			h.thaw()
 			h.frozen = make(chan struct{})
-		case 1:
+		case 4:
 			if h.proc != nil {
 				h.proc.kill()
 			}
-		default:
-			h.open()
-			h.cut = make(chan struct{})
+		case 5:
+			h.sever()
 		}
 	})
 	w.wait(w.lease)
-	w.lock(func() { h.judge("") })
+	w.lock(func() {
+		w.trap = nil
+		h.judge("")
+	})
+}
+
+// sever cuts a host off. The caller holds mu.
+func (h *host) sever() {
+	h.w.note("%s is cut off", h.name)
+	h.open()
+	h.cut = make(chan struct{})
 }
 
 // harm does something to a host, or reports that it is time to start what does not run.
@@ -122,7 +135,7 @@ func (w *simWorld) harm(h *host) bool {
 	var do func()
 	switch w.rng.IntN(27) {
 	case 0, 1:
-		do = func() { w.note("%s is cut off", h.name); h.open(); h.cut = make(chan struct{}) }
+		do = h.sever
 	case 2, 3, 4:
 		do = func() {
 			w.note("all reach the API")
@@ -241,8 +254,8 @@ func (w *simWorld) people() {
 	case 4:
 		for i := range 3 { // at once, and may share
 			o := w.newService()
-			o.Spec.ExternalTrafficPolicy, o.Spec.LoadBalancerIP, o.Annotations = "", "", map[string]string{shareNotes[0]: "k0"}
-			o.Spec.Ports = []corev1.ServicePort{{Name: "x", Protocol: "TCP", Port: int32(9000 + i)}}
+			o.Annotations = map[string]string{shareNotes[0]: "k0"}
+			o.Spec = corev1.ServiceSpec{Type: o.Spec.Type, IPFamilies: []corev1.IPFamily{corev1.IPv4Protocol}, Ports: []corev1.ServicePort{{Name: "x", Protocol: "TCP", Port: int32(9000 + i)}}}
 			_, _ = create(w.store, "services", o)
 		}
 	case 14:

@@ -17,6 +17,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
 
 	"golang.org/x/sync/errgroup"
 
@@ -334,7 +335,13 @@ func (a hostileAPI) service(ctx context.Context, k ipam.Key) (string, error) {
 
 func (a hostileAPI) status(ctx context.Context, s *Service, addrs []netip.Addr, cond *metav1.Condition) (*corev1.Service, error) {
 	s, addrs, cond = &Service{Key: s.Key, UID: s.UID}, slices.Clone(addrs), cond.DeepCopy()
-	return ask(ctx, a.p, func() (*corev1.Service, error) { a.by(); return a.p.w.status(ctx, s, addrs, cond) })
+	brief := false
+	a.p.w.lock(func() { brief = a.p.w.brief[types.UID(s.UID)] })
+	out, err := ask(ctx, a.p, func() (*corev1.Service, error) { a.by(); return a.p.w.status(ctx, s, addrs, cond) })
+	if brief {
+		_ = sleep(ctx, 20*time.Millisecond) // the answer comes when the watch may have told of the end
+	}
+	return out, err
 }
 
 func (a hostileAPI) poolStatus(ctx context.Context, name string, st pintlev1.AddressPoolStatus) error {

@@ -44,6 +44,7 @@ type simWorld struct {
 	starts int
 	ended  []*process
 	writer string // who is writing
+	trap   *host  // it is cut off as soon as it hands an address over
 	trace  []string
 	wrong  string
 	failed chan struct{} // closed when wrong is set
@@ -322,6 +323,9 @@ func (w *simWorld) check(e event, was object) {
 	case *pintlev1.Address:
 		w.note("  %s: %s", w.writer, describe(o, e.gone))
 		before, _ := was.(*pintlev1.Address)
+		if h := w.trap; h != nil && h.proc != nil && w.writer == h.proc.name && before != nil && before.Status.Holder == h.name && o.Status.Holder != h.name {
+			h.sever()
+		}
 		w.checkAddress(o, before, e.gone)
 	case *corev1.Service:
 		w.checkService(o, e.gone)
