@@ -44,6 +44,7 @@ type api interface {
 	create(ctx context.Context, o *pintlev1.Address) (*pintlev1.Address, error)
 	update(ctx context.Context, o *pintlev1.Address) (*pintlev1.Address, error) // over exactly the state that o was made from
 	get(ctx context.Context, name string) (*pintlev1.Address, error)            // as the quorum has it; nil for none
+	addresses(ctx context.Context, see func(*pintlev1.Address)) error           // all, as the quorum has them
 	remove(ctx context.Context, o *pintlev1.Address) error                      // exactly this state
 	service(ctx context.Context, k ipam.Key) (uid string, err error)            // as the quorum has it; "" for none
 	status(ctx context.Context, s *Service, addrs []netip.Addr, cond *metav1.Condition) (*corev1.Service, error)
@@ -132,6 +133,33 @@ func (c *client) get(ctx context.Context, name string) (*pintlev1.Address, error
 		return nil, nil
 	}
 	return out, err
+}
+
+// pageSize is how many objects are read at a time.
+const pageSize = 500
+
+// addresses reads all Address objects as the quorum has them.
+func (c *client) addresses(ctx context.Context, see func(*pintlev1.Address)) error {
+	for next := ""; ; {
+		page, err := c.page(ctx, next)
+		if err != nil {
+			return err
+		}
+		for i := range page.Items {
+			see(&page.Items[i])
+		}
+		if next = page.Continue; next == "" {
+			return nil
+		}
+	}
+}
+
+func (c *client) page(ctx context.Context, next string) (*pintlev1.AddressList, error) {
+	ctx, cancel := context.WithTimeout(ctx, callLimit)
+	defer cancel()
+	out := &pintlev1.AddressList{}
+	return out, c.pintle.Get().Resource("addresses").MaxRetries(0).VersionedParams(&metav1.ListOptions{Limit: pageSize, Continue: next}, metav1.ParameterCodec).
+		Do(ctx).Into(out)
 }
 
 // remove deletes exactly the state of an Address object that was seen.

@@ -42,6 +42,7 @@ type coordinator struct {
 	began    time.Time             // zero before the first decision
 	repool   map[netip.Addr]string // addresses that came to another pool
 	early    bool                  // it has just begun: nodes that start together are still coming
+	caughtUp bool                  // it knows all that was given before it began: now it may give
 }
 
 // A retry is when something may be written again.
@@ -244,6 +245,9 @@ func (c *coordinator) decide(most int) (out []Write) {
 			w.begin()
 			out = append(out, w)
 		}
+	}
+	if !c.caughtUp {
+		return out
 	}
 	for _, k := range sortedKeys(c.services, compareKey) {
 		if len(out) >= most {

@@ -32,6 +32,7 @@ import (
 	"github.com/pintle-lb/pintle/bgp"
 	"github.com/pintle-lb/pintle/internal/agent"
 	"github.com/pintle-lb/pintle/internal/ipam"
+	"github.com/pintle-lb/pintle/internal/service/pintlev1"
 	"github.com/pintle-lb/pintle/leader"
 	"github.com/pintle-lb/pintle/vip"
 )
@@ -352,6 +353,7 @@ func (c *Controller) coordinate(ctx context.Context) {
 		}
 		c.coord.poolsChanged()
 		c.told = map[string]toldPool{}
+		c.catchUp(ctx, c.coord)
 	}
 	for c.flying < mostWrites {
 		todo := c.coord.decide(mostWrites - c.flying)
@@ -362,7 +364,29 @@ func (c *Controller) coordinate(ctx context.Context) {
 			break
 		}
 	}
-	c.tellPools(ctx)
+	if c.coord.caughtUp {
+		c.tellPools(ctx)
+	}
+}
+
+// catchUp has a new coordinator see all addresses that were given before it took its seat: its watch may be late.
+func (c *Controller) catchUp(ctx context.Context, of *coordinator) {
+	c.group.Go(func() error {
+		for ctx.Err() == nil {
+			err := c.client.addresses(ctx, func(o *pintlev1.Address) { c.post(func() { c.seeAddress(o) }) })
+			c.post(func() {
+				if err != nil && ctx.Err() == nil {
+					c.failed("read all addresses", err)
+				}
+				of.caughtUp = err == nil
+			})
+			if err == nil {
+				break
+			}
+			pause(ctx, time.Second)
+		}
+		return nil
+	})
 }
 
 // keepHeld does this node's own writes.
