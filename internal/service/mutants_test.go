@@ -38,6 +38,7 @@ var mutants = []struct {
 	// Who has what.
 	{"forgets who shares", "coordinate.go", []string{"		for _, ref := range r.Object.Spec.Services { // whether they may share it still\n", "		for _, ref := range r.Object.Spec.Services[:0] {\n"}},
 	{"takes from a Service that it does not know yet", "coordinate.go", []string{"			absent = append(absent, ref)\n", ""}},
+	{"gives before it knows what was given", "coordinate.go", []string{"	if !c.caughtUp {\n		return out\n", "	if out == nil && !c.caughtUp && most == 0 {\n		return out\n"}},
 	{"does not ask again who waits", "coordinate.go", []string{"		c.book.Unblock(a)\n		c.wanting()\n", "		c.book.Unblock(a)\n"}},
 	{"believes an answer about a Service that is gone", "write.go", []string{"s != nil && s.UID == w.Service.UID {", "s == nil || s != nil {"}},
 	{"writes an object twice in a turn", "coordinate.go", []string{"Taker: s.Key}\n		w.begin()\n		return w, true", "Taker: ipam.Key{}}\n		return w, true"}},

@@ -169,9 +169,10 @@ func (w *simWorld) harm(h *host) bool {
 				p = c.proc
 			}
 			w.note("a Service is new when a coordinator leaves")
+			kind := []string{"services", "addresses"}[w.rng.IntN(2)]
 			for _, h := range w.hosts {
 				if h.proc != p {
-					h.lag, h.lags = 4*time.Second, "services"
+					h.lag, h.lags = 4*time.Second, kind
 				}
 			}
 			w.writer = "people"

@@ -323,6 +323,19 @@ func (a hostileAPI) get(ctx context.Context, name string) (*pintlev1.Address, er
 	return ask(ctx, a.p, func() (*pintlev1.Address, error) { return a.p.w.get(ctx, name) })
 }
 
+func (a hostileAPI) addresses(ctx context.Context, see func(*pintlev1.Address)) error {
+	ctx, cancel := context.WithTimeout(ctx, callLimit)
+	defer cancel()
+	all, err := ask(ctx, a.p, func() (all []*pintlev1.Address, err error) {
+		err = a.p.w.addresses(ctx, func(o *pintlev1.Address) { all = append(all, o) })
+		return all, err
+	})
+	for _, o := range all {
+		see(o)
+	}
+	return err
+}
+
 func (a hostileAPI) remove(ctx context.Context, o *pintlev1.Address) error {
 	o = o.DeepCopy()
 	_, err := ask(ctx, a.p, func() (any, error) { a.by(); return nil, a.p.w.remove(ctx, o) })

@@ -255,6 +255,13 @@ func (a *honestAPI) get(_ context.Context, name string) (*pintlev1.Address, erro
 	return nil, nil
 }
 
+func (a *honestAPI) addresses(_ context.Context, see func(*pintlev1.Address)) error {
+	for _, o := range a.all("addresses") {
+		see(o.(*pintlev1.Address).DeepCopy())
+	}
+	return nil
+}
+
 func (a *honestAPI) remove(_ context.Context, o *pintlev1.Address) error {
 	a.writes++
 	return a.store.remove("addresses", o.Name, o.UID, o.ResourceVersion)
