@@ -48,6 +48,15 @@ func (w *Worker[T]) Set(want []T) {
 	}
 }
 
+// take takes the newest wanted state and reports it. Whoever asks for another one meanwhile goes on when that was reported: else it
+// could take for done what is only about to begin.
+func (w *Worker[T]) take(have []T) []T {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.report(w.want, have, nil)
+	return w.want
+}
+
 // Run works until ctx ends.
 func (w *Worker[T]) Run(ctx context.Context) error {
 	var have []T
@@ -62,10 +71,7 @@ func (w *Worker[T]) Run(ctx context.Context) error {
 		case <-retry:
 			wait = min(2*wait, retryLast)
 		}
-		w.mu.Lock()
-		want := w.want
-		w.mu.Unlock()
-		w.report(want, have, nil)
+		want := w.take(have)
 		var err error
 		have, err = w.setter.Set(ctx, want)
 		w.report(nil, have, err)
