@@ -2,7 +2,6 @@ package service
 
 import (
 	"cmp"
-	"fmt"
 	"iter"
 	"maps"
 	"net/netip"
@@ -12,7 +11,6 @@ import (
 
 	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/pintle-lb/pintle/internal/ipam"
 	"github.com/pintle-lb/pintle/internal/service/pintlev1"
@@ -49,13 +47,6 @@ type coordinator struct {
 type retry struct {
 	at    time.Time
 	fails int
-}
-
-// A vanity is a status that was written, and the version of the Service that came of it. To write the same again would be in vain: what
-// is missing there the API server did not keep (ipMode, by default in Kubernetes 1.29), and what is too much is another controller's.
-type vanity struct {
-	version uint64
-	addrs   string
 }
 
 func newCoordinator(f *Facts) *coordinator {
@@ -462,190 +453,6 @@ func (c *coordinator) update(r *Record, next *pintlev1.Address) (Write, bool) {
 		return Write{}, false
 	}
 	return Write{Verb: Update, Object: next, Record: r, Key: r.Addr}, true
-}
-
-// serve brings a Service in order. It is not done as long as it waits for a write that is under way.
-func (c *coordinator) serve(k ipam.Key) (done bool, out []Write) {
-	s := c.Services[k]
-	delete(c.refused, k)
-	delete(c.hoping, k)
-	if s == nil {
-		delete(c.again, k)
-		return true, nil
-	}
-	if !c.ours(s) {
-		return true, c.forsake(s)
-	}
-	for _, h := range c.book.Of(k, s.UID) { // its ports may be others than when it was noted
-		if r := c.Records[h.Addr]; r != nil {
-			c.enter(r)
-		}
-	}
-	req, err := c.request(s)
-	if err != nil {
-		c.refused[k] = err.Error()
-		return true, c.tell(s, c.addressesOf(s), "BadRequest", err.Error())
-	}
-	d := c.resolve(s, req)
-	for _, a := range d.Drop {
-		c.records[a] = struct{}{}
-	}
-	for _, g := range d.Keep {
-		if r := c.Records[g.Addr]; r != nil && r.Object.Spec.Pool != g.Pool {
-			c.repool[g.Addr] = g.Pool
-			c.records[g.Addr] = struct{}{}
-		}
-	}
-	if !d.OK() {
-		c.refused[k] = ipam.Explain(d.Refused)
-	} else if len(d.Missing) > 0 {
-		c.hoping[k] = struct{}{}
-	}
-	done = true
-	for _, g := range d.Take {
-		w, ok := c.take(s, g)
-		done = done && ok
-		if ok {
-			out = append(out, w)
-		}
-	}
-	if len(d.Take) > 0 {
-		return done, out // its status when they are there
-	}
-	return done, append(out, c.report(s, d)...)
-}
-
-// resolve says what a Service is to have. One that has nothing of ours, and asks for nothing, is given what its status says if it can
-// have it: that is from a system that served it before, or from objects that were lost.
-func (c *coordinator) resolve(s *Service, req ipam.Request) ipam.Decision {
-	if len(req.Addresses) == 0 && len(req.Shown) > 0 && len(c.book.Of(s.Key, s.UID)) == 0 {
-		again := req
-		again.Addresses = req.Shown
-		if d := c.book.Resolve(again); d.OK() {
-			return d
-		}
-	}
-	return c.book.Resolve(req)
-}
-
-// report tells a Service what it has, and what it cannot have.
-func (c *coordinator) report(s *Service, d ipam.Decision) []Write {
-	have := c.addressesOf(s)
-	have = slices.DeleteFunc(have, func(a netip.Addr) bool { return slices.Contains(d.Drop, a) })
-	_, badRoute := routeWanted(nil, s)
-	switch {
-	case !d.OK() && len(have) > 0:
-		return c.tell(s, have, "Partly", c.refused[s.Key])
-	case !d.OK():
-		return c.tell(s, have, "NoAddress", c.refused[s.Key])
-	case len(have) < len(d.Keep):
-		return nil // the rest is being written
-	}
-	words := "it has " + strings.Join(append([]string{strings.Join(texts(have), ", ")}, d.Notes...), "; ")
-	for _, a := range have {
-		if r := c.Records[a]; r.wire() && r.Object.Spec.Wanted == "" && r.Object.Status.Holder == "" && !c.early {
-			words += fmt.Sprintf("; nobody answers for %s: %s", a, r.Object.Status.Reason)
-		}
-	}
-	if badRoute != nil {
-		words += "; its routes go without what cannot be understood: " + badRoute.Error()
-	}
-	return c.tell(s, have, assignedReason, words)
-}
-
-// assignedReason is the reason of a condition that is True.
-const assignedReason = "Assigned"
-
-// addressesOf are those that a Service has: noted for it in objects that are there.
-func (c *coordinator) addressesOf(s *Service) (out []netip.Addr) {
-	for _, h := range c.book.Of(s.Key, s.UID) {
-		if r := c.Records[h.Addr]; r != nil && r.Version > 0 && r.Object.DeletionTimestamp == nil {
-			out = append(out, h.Addr)
-		}
-	}
-	slices.SortFunc(out, func(a, b netip.Addr) int { return order(s, a) - order(s, b) })
-	return out
-}
-
-// order puts the family first that the Service has first.
-func order(s *Service, a netip.Addr) int {
-	family := ipam.IPv6
-	if a.Is4() {
-		family = ipam.IPv4
-	}
-	return slices.Index(s.Families, family)
-}
-
-func texts(addrs []netip.Addr) (out []string) {
-	for _, a := range addrs {
-		out = append(out, a.String())
-	}
-	return out
-}
-
-// take makes an address a Service's: by creating its object, or as one more user of one that is there. It fails while that
-// object is being written.
-func (c *coordinator) take(s *Service, g ipam.Grant) (Write, bool) {
-	ref := pintlev1.ServiceRef{Namespace: s.Namespace, Name: s.Name, UID: types.UID(s.UID)}
-	if r := c.Records[g.Addr]; r != nil {
-		if r.Writing || !g.Share {
-			return Write{}, false
-		}
-		next := r.Object.DeepCopy()
-		next.Spec.Services = append(next.Spec.Services, ref)
-		next.Status.Services = namesOf(next.Spec.Services)
-		c.dress(next)
-		w := Write{Verb: Update, Object: next, Record: r, Key: r.Addr, Taker: s.Key}
-		w.begin()
-		return w, true
-	}
-	o := &pintlev1.Address{Spec: pintlev1.AddressSpec{Address: g.Addr.String(), Pool: g.Pool, Services: []pintlev1.ServiceRef{ref}}}
-	o.Name = objectName(g.Addr)
-	o.Status.Services = namesOf(o.Spec.Services)
-	c.dress(o)
-	r := &Record{Addr: g.Addr, Object: o}
-	c.settle(r, o)
-	c.book.Set(ipam.Holding{Addr: g.Addr, Pool: g.Pool, Users: []ipam.User{s.user()}})
-	c.sharing([]ipam.User{s.user()})
-	c.Records[g.Addr] = r
-	w := Write{Verb: Create, Object: o, Record: r, Key: g.Addr, Taker: s.Key}
-	w.begin()
-	return w, true
-}
-
-func namesOf(refs []pintlev1.ServiceRef) string {
-	var out []string
-	for _, r := range refs {
-		out = append(out, r.Namespace+"/"+r.Name)
-	}
-	return strings.Join(out, ", ")
-}
-
-// forsake takes back what Pintle said in the status of a Service that is not its own any more.
-func (c *coordinator) forsake(s *Service) []Write {
-	if s.Condition == nil {
-		return nil
-	}
-	return []Write{{Verb: Status, Service: s, Key: s.Key}}
-}
-
-// tell writes the status of a Service, if it is to be another one, and an Event if there is news.
-func (c *coordinator) tell(s *Service, have []netip.Addr, reason, words string) []Write {
-	cond := &metav1.Condition{Type: conditionType, Status: metav1.ConditionTrue, Reason: reason, Message: words, LastTransitionTime: metav1.NewTime(c.Wall)}
-	if reason != assignedReason {
-		cond.Status = metav1.ConditionFalse
-	}
-	news := true
-	if was := s.Condition; was != nil {
-		news = was.Message != cond.Message || was.Reason != cond.Reason
-		if was.Status == cond.Status {
-			cond.LastTransitionTime = was.LastTransitionTime
-		}
-	}
-	if !news && (slices.Equal(s.Ingress, texts(have)) && s.VIPMode || c.vain[s.Key] == vanity{s.Version, strings.Join(texts(have), " ")}) {
-		return nil
-	}
-	return []Write{{Verb: Status, Service: s, Addrs: have, Condition: cond, Event: news, Key: s.Key}}
 }
 
 // balanceEach is how often an even spread is looked after.

@@ -41,7 +41,7 @@ var mutants = []struct {
 	{"gives before it knows what was given", "coordinate.go", []string{"	if !c.caughtUp {\n		return out\n", "	if out == nil && !c.caughtUp && most == 0 {\n		return out\n"}},
 	{"does not ask again who waits", "coordinate.go", []string{"		c.book.Unblock(a)\n		c.wanting()\n", "		c.book.Unblock(a)\n"}},
 	{"believes an answer about a Service that is gone", "write.go", []string{"s != nil && s.UID == w.Service.UID {", "s == nil || s != nil {"}},
-	{"writes an object twice in a turn", "coordinate.go", []string{"Taker: s.Key}\n		w.begin()\n		return w, true", "Taker: ipam.Key{}}\n		return w, true"}},
+	{"writes an object twice in a turn", "allocate.go", []string{"Taker: s.Key}\n		w.begin()\n		return w, true", "Taker: ipam.Key{}}\n		return w, true"}},
 
 	// Where it is.
 	{"looks for no endpoints", "place.go", []string{"		if !f.endpointsOn(k, node) {\n", "		if k == (ipam.Key{}) {\n"}},
@@ -49,7 +49,7 @@ var mutants = []struct {
 	{"spreads nothing", "coordinate.go", []string{"	for _, m := range c.balance(c.load) {\n", "	for _, m := range c.balance(nil) {\n"}},
 
 	// How much is written.
-	{"writes a status over and over", "coordinate.go", []string{" || c.vain[s.Key] == vanity{s.Version, strings.Join(texts(have), \" \")}) {", ") {"}},
+	{"writes a status over and over", "tell.go", []string{" || c.vain[s.Key] == vanity{s.Version, strings.Join(texts(have), \" \")}) {", ") {"}},
 	{"waits for what was due", "host.go", []string{"if f.Wall.Before(t) {", "if !t.IsZero() {"}},
 }
 
