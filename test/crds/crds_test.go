@@ -509,16 +509,16 @@ func rights(t *testing.T, ctx context.Context, a *api) {
 		got = append(got, fmt.Sprint(f.Warning, " ", f.Text))
 	}
 	want := []string{
-		"false may not get, list, watch, create, update, delete leases.coordination.k8s.io in pintle-system, to hold addresses by a Lease of this node, and to follow those of the others: `pintle manifest rbac` prints the Role",
+		"false may not get, list, watch, create, update leases.coordination.k8s.io in pintle-system, to hold addresses by a Lease of this node, and to follow those of the others: `pintle manifest rbac` prints the Role",
 		"false may not get, list, watch services, to see which Services want addresses: `pintle manifest rbac` prints the ClusterRole",
 		"false may not patch services/status, to write the addresses of Services: `pintle manifest rbac` prints the ClusterRole",
 		"false may not get, list, watch endpointslices.discovery.k8s.io, ",
 		"false may not get, list, watch nodes, ",
 		"false may not get, list, watch namespaces, ",
 		"false may not get, list, watch addresspools.pintle.dev, ",
-		"true may not patch, update addresspools.pintle.dev/status, ",
-		"false may not get, list, watch, create, update, patch, delete addresses.pintle.dev, ",
-		"true may not create, patch events, ",
+		"true may not patch addresspools.pintle.dev/status, ",
+		"false may not get, list, watch, create, update, delete addresses.pintle.dev, ",
+		"true may not create events, ",
 		"true may not get secrets pintle-hearsay in pintle-system, to know the other nodes when the API is away (onAPILoss: keep)",
 		"true may not create secrets in pintle-system, to make that Secret (onAPILoss: keep)",
 		"false may not update leases.coordination.k8s.io in kube-system, ",
