@@ -306,13 +306,19 @@ func (b *servicesBed) told(ctx context.Context, n int) error {
 		return err
 	}
 	err := services.Await(ctx, func(ctx context.Context) error {
-		list, err := b.API(b.Via).CoreV1().Services("default").List(ctx, metav1.ListOptions{ResourceVersion: "0"})
+		text, err := b.Status(ctx, 1, "-o", "json")
 		if err != nil {
 			return err
 		}
+		var r struct {
+			Services struct{ Waiting []struct{ Why string } }
+		}
+		if err := json.Unmarshal(text, &r); err != nil {
+			return err
+		}
 		told := 0
-		for _, s := range list.Items {
-			if len(s.Status.Conditions) > 0 {
+		for _, w := range r.Services.Waiting {
+			if w.Why != "no coordinator has looked at it yet" {
 				told++
 			}
 		}
