@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -25,11 +26,13 @@ func TestLocal(t *testing.T) {
 	check(t, err)
 	l := &movers{Bed: b, t: t}
 	for i := 1; i <= b.Len(); i++ {
-		// No selector has this label: who they serve is said by hand.
+		// But for the steady one, no Service selects them: who they serve is said by hand.
 		k, err := b.Backend(t.Context(), i, map[string]string{"app": "loose"})
 		check(t, err)
 		l.loose = append(l.loose, k)
 	}
+	l.steady = l.given("steady", func(s *corev1.Service) { s.Spec.Selector = map[string]string{"app": "loose"} })
+	holder(t, b, l.steady)
 	for _, c := range []struct {
 		name string
 		do   func()
@@ -42,10 +45,12 @@ func TestLocal(t *testing.T) {
 	}
 }
 
+// movers are addresses that follow their endpoints.
 type movers struct {
 	*services.Bed
-	t     *testing.T
-	loose []*services.Backend // one on each node
+	t      *testing.T
+	loose  []*services.Backend // one on each node
+	steady netip.Addr          // of a Service that nothing happens to
 }
 
 // An end is one endpoint of a slice. Conditions that are nil are not said.
@@ -109,16 +114,10 @@ func (l *movers) at(what string, a netip.Addr, i int) (turn int64) {
 	return turn
 }
 
-// byHand is a Local Service without a selector, and its address.
+// byHand makes a Local Service without a selector.
 func (l *movers) byHand(name string) netip.Addr {
 	l.t.Helper()
-	_, err := l.Service(l.t.Context(), name, services.Local, func(s *corev1.Service) { s.Spec.Selector = nil })
-	check(l.t, err)
-	ctx, cancel := context.WithTimeout(l.t.Context(), wait)
-	defer cancel()
-	addrs, err := l.Addresses(ctx, name)
-	check(l.t, err)
-	return addrs[0]
+	return l.given(name, services.Local, func(s *corev1.Service) { s.Spec.Selector = nil })
 }
 
 func (l *movers) slices() {
@@ -184,70 +183,116 @@ func (l *movers) leaves(how string) {
 		check(l.t, err)
 		pods = append(pods, k)
 	}
-	_, err := l.Service(ctx, how, services.Local, func(s *corev1.Service) { s.Spec.Selector = labels })
-	check(l.t, err)
-	within, cancel := context.WithTimeout(ctx, wait)
-	defer cancel()
-	addrs, err := l.Addresses(within, how)
-	check(l.t, err)
-	a := addrs[0]
+	a := l.given(how, services.Local, func(s *corev1.Service) { s.Spec.Selector = labels })
+	for i := 1; i <= l.Len(); i++ {
+		l.leads(a, i) // kube-proxy of the next holder, too, is to know of the Service
+	}
 	from := holder(l.t, l.Bed, a)
 	to := 3 - from
-	p, err := l.Lab().StartProbe(a, 10*time.Millisecond)
-	check(l.t, err)
-	defer p.Close()
-	serving := func(what string, i int) {
-		l.t.Helper()
-		eventually(l.t, what, func(context.Context) error {
-			if got := p.Serving(); got != l.Node(i).Name() {
-				return fmt.Errorf("%q answers", got)
-			}
-			return nil
-		})
-	}
-	serving("questions are answered", from)
-	tcp := l.asks(a)
+	p, steady := l.probe(a), l.probe(l.steady)
+	l.serving(p, "questions are answered", from)
+	tcp := l.asks(p, a)
 	mark := p.Mark()
 	if how == "deleted" {
 		check(l.t, pods[from-1].Remove(ctx))
-		serving("another node answers", to)
+		l.serving(p, "another node answers", to)
 		w := p.Report(mark, p.Mark())
 		tcp()
 		l.t.Logf("without a time to terminate %d of %d questions by UDP were lost; outage of %v", w.Lost, w.Sent, w.Outage)
 		return
 	}
 	check(l.t, pods[from-1].Terminate(ctx))
-	serving("another node answers", to)
+	l.serving(p, "another node answers", to)
 	l.at("it moves", a, to)
 	moved := p.Mark()
 	check(l.t, pods[from-1].Remove(ctx))
-	// Until the former node no longer serves what neighbours sent before they knew.
-	eventually(l.t, "questions are answered for a while", func(context.Context) error {
-		if since := p.Mark().Sub(moved); since < 2*time.Second {
-			return errors.New("it is too early")
+	eventually(l.t, "questions are asked for a while", func(context.Context) error {
+		if since := p.Mark().Sub(moved); since < time.Second {
+			return fmt.Errorf("for %v", since)
 		}
 		return nil
 	})
-	w := p.Report(mark, p.Mark())
-	asked, failed := tcp()
-	l.t.Logf("moved after %v; by UDP %d questions and %d lost, outage of %v; by TCP %d and %d lost", moved.Sub(mark), w.Sent, w.Lost, w.Outage, asked, len(failed))
-	if w.Lost > 0 || len(failed) > 0 {
-		l.t.Errorf("%d of %d questions by UDP were lost, and of %d by TCP these: %v", w.Lost, w.Sent, asked, failed[:min(len(failed), 5)])
+	asked := tcp()
+	w, noise := p.Report(mark, p.Mark()), steady.Report(mark, p.Mark())
+	at, _ := w.FirstFrom(l.Node(to).Name())
+	failed := slices.DeleteFunc(slices.Clone(asked), func(q question) bool {
+		// The kernel of one node knows the connection, the packets come to the other one: so it is with every address that moves.
+		underWay := errors.Is(q.err, unix.ECONNRESET) && q.began.Sub(mark) < at && q.ended.Sub(mark) >= at
+		return q.err == nil || underWay
+	})
+	l.t.Logf("answered from the other node after %v; by UDP %d questions and %d lost, outage of %v; by TCP %d and %d lost; elsewhere %d lost, outage of %v",
+		at, w.Sent, w.Lost, w.Outage, len(asked), len(failed), noise.Lost, noise.Outage)
+	switch {
+	case w.Lost == 0 && len(failed) == 0:
+	case noise.Outage > tooBusy:
+		l.t.Logf("an address that did not move was not answered for %v: the machine is too busy to tell", noise.Outage)
+	default:
+		l.t.Errorf("questions were lost; of those by TCP: %v", failed[:min(len(failed), 5)])
 	}
 }
 
+// tooBusy is how long an address may be silent that nothing happens to, if a question to another one is to be lost for a reason.
+const tooBusy = 200 * time.Millisecond
+
+// given makes a Service, and waits until it has an address.
+func (l *movers) given(name string, edit ...func(*corev1.Service)) netip.Addr {
+	l.t.Helper()
+	_, err := l.Service(l.t.Context(), name, edit...)
+	check(l.t, err)
+	ctx, cancel := context.WithTimeout(l.t.Context(), wait)
+	defer cancel()
+	addrs, err := l.Addresses(ctx, name)
+	check(l.t, err)
+	return addrs[0]
+}
+
+// leads waits until node i leads to a backend, be it the holder or not.
+func (l *movers) leads(a netip.Addr, i int) {
+	l.t.Helper()
+	tell(l.t, l.Bed, a, i)
+	defer untell(l.t, l.Bed, a)
+	eventually(l.t, fmt.Sprintf("%s leads to a backend of %s", l.Node(i).Name(), a), func(ctx context.Context) error {
+		_, err := l.Ask(ctx, "tcp", a)
+		return err
+	})
+}
+
+func (l *movers) probe(a netip.Addr) *netlab.Probe {
+	l.t.Helper()
+	p, err := l.Lab().StartProbe(a, 10*time.Millisecond)
+	check(l.t, err)
+	l.t.Cleanup(p.Close)
+	return p
+}
+
+// serving waits until the backend of node i answers.
+func (l *movers) serving(p *netlab.Probe, what string, i int) {
+	l.t.Helper()
+	eventually(l.t, what, func(context.Context) error {
+		if got := p.Serving(); got != l.Node(i).Name() {
+			return fmt.Errorf("%q answers", got)
+		}
+		return nil
+	})
+}
+
+// A question is one by TCP.
+type question struct {
+	began, ended netlab.Mark
+	err          error // it was lost
+}
+
 // asks opens a connection each ten milliseconds, and asks, until the function that it returns is called.
-func (l *movers) asks(a netip.Addr) (stop func() (asked int, failed []error)) {
+func (l *movers) asks(p *netlab.Probe, a netip.Addr) (stop func() []question) {
 	ctx, cancel := context.WithCancel(l.t.Context())
-	var mu sync.Mutex // guards errs and n
-	var errs []error
-	n := 0
+	var mu sync.Mutex // guards asked
+	var asked []question
 	var all sync.WaitGroup
 	places := make(chan struct{}, 64)
 	all.Go(func() {
 		tick := time.NewTicker(10 * time.Millisecond)
 		defer tick.Stop()
-		for ctx.Err() == nil {
+		for {
 			select {
 			case <-ctx.Done():
 				return
@@ -260,19 +305,18 @@ func (l *movers) asks(a netip.Addr) (stop func() (asked int, failed []error)) {
 			}
 			all.Go(func() {
 				defer func() { <-places }()
-				_, err := l.Ask(context.WithoutCancel(ctx), "tcp", a)
+				q := question{began: p.Mark()}
+				_, q.err = l.Ask(context.WithoutCancel(ctx), "tcp", a)
+				q.ended = p.Mark()
 				mu.Lock()
 				defer mu.Unlock()
-				n++
-				if err != nil {
-					errs = append(errs, err)
-				}
+				asked = append(asked, q)
 			})
 		}
 	})
-	return func() (int, []error) {
+	return func() []question {
 		cancel()
 		all.Wait()
-		return n, slices.Clone(errs)
+		return asked
 	}
 }
