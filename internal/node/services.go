@@ -314,6 +314,9 @@ func (s *serviceNode) sawLinks(links []vip.Link) {
 	n.links = now
 }
 
+// leaveAfter is how long an API server must not have answered until all watches are taken from it: to read everything anew is dear.
+const leaveAfter = 4 * time.Second
+
 // followServers has the requests of the controller go where the elector finds an API server, until ctx ends: it notices soonest that
 // one is silent.
 func (s *serviceNode) followServers(ctx context.Context) {
@@ -337,7 +340,8 @@ func (s *serviceNode) followServers(ctx context.Context) {
 		if bad[current].IsZero() {
 			bad[current] = time.Now()
 		}
-		if time.Since(bad[current]) > time.Second && st.Server != current && st.Server != "" {
+		well := slices.ContainsFunc(st.Servers, func(x leader.KubeServer) bool { return x.URL == st.Server && x.Error == "" && time.Since(x.Seen) < leaveAfter })
+		if time.Since(bad[current]) > leaveAfter && st.Server != current && well {
 			s.log.Warn("leaves an API server that does not answer", "server", current, "err", st.Servers[i].Error)
 			s.rotates.Leave(current)
 			clear(bad)

@@ -64,11 +64,15 @@ type Config struct {
 	Log          *slog.Logger
 }
 
-// Limits of writes that are under way at a time: of the coordinator, and of this node's own.
+// Limits of writes that are under way at a time: of the coordinator, between the first two, and of this node's own.
 const (
-	mostWrites = 48
-	mostOwn    = 32
+	leastWrites = 4
+	mostWrites  = 48
+	mostOwn     = 32
 )
+
+// slowWrite is how long a write takes at an API server that has too much to do: the renewals of Leases wait behind it too.
+const slowWrite = 500 * time.Millisecond
 
 // fenceLag is how much later than the coordinator other nodes fence one that is gone.
 const fenceLag = 300 * time.Millisecond
@@ -97,6 +101,8 @@ type Controller struct {
 	said      string
 	busy      map[ipam.Key]bool // Services whose status is being written
 	flying    int               // writes of the coordinator that are under way
+	window    int               // how many of them there may be: fewer when the API is slow
+	slowed    leader.Instant    // when it became less
 	ownFlying int               // of this node
 	seating   bool              // the seat is being written
 	leftAt    leader.Instant    // when this node began to leave
@@ -134,7 +140,7 @@ func newController(cfg Config, cl api) *Controller {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
 	c := &Controller{cfg: cfg, log: cfg.Log, client: cl, wake: make(chan struct{}, 1), end: make(chan struct{}), synced: map[string]bool{}, lost: map[netip.Addr]uint64{},
-		faults: map[string]string{}, busy: map[ipam.Key]bool{},
+		window: mostWrites, faults: map[string]string{}, busy: map[ipam.Key]bool{},
 		flush: newFlush(cfg.Flush), told: map[string]toldPool{}}
 	c.facts = Facts{Node: cfg.Node, Rules: cfg.Rules, Services: map[ipam.Key]*Service{}, Slices: map[ipam.Key]map[string]*Endpoints{},
 		Nodes: map[string]*NodeInfo{}, Namespaces: map[string]map[string]string{}, Pools: map[string]*Pool{}, Records: map[netip.Addr]*Record{},
@@ -355,8 +361,8 @@ func (c *Controller) coordinate(ctx context.Context) {
 		c.told = map[string]toldPool{}
 		c.catchUp(ctx, c.coord)
 	}
-	for c.flying < mostWrites {
-		todo := c.coord.decide(mostWrites - c.flying)
+	for c.flying < c.window {
+		todo := c.coord.decide(c.window - c.flying)
 		for _, w := range todo {
 			c.start(ctx, w)
 		}

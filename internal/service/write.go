@@ -71,13 +71,27 @@ func (c *Controller) start(ctx context.Context, w Write) {
 	c.group.Go(func() error {
 		limited, cancel := context.WithTimeout(ctx, callLimit)
 		defer cancel()
+		began := time.Now()
 		r := c.carryOut(limited, w)
+		took := time.Since(began)
 		c.post(func() {
 			*count--
+			c.pace(took)
 			c.learnWrite(ctx, w, r)
 		})
 		return nil
 	})
+}
+
+// pace has fewer writes under way when they take long, and more again when they do not.
+func (c *Controller) pace(took time.Duration) {
+	if took < slowWrite {
+		c.window = min(c.window+1, mostWrites)
+		return
+	}
+	if now := c.facts.Now; now >= c.slowed.Add(slowWrite) { // those that were under way together count once
+		c.slowed, c.window = now, max(c.window/2, leastWrites)
+	}
 }
 
 // carryOut does a write. Where the object was another one than the write was made for, it is read anew.
