@@ -370,7 +370,7 @@ func fieldsOf(o *corev1.Service) (out []string) {
 			continue
 		}
 		var fields any
-		if err := json.Unmarshal(m.FieldsV1.Raw, &fields); err != nil {
+		if err := json.Unmarshal(m.FieldsV1.GetRawBytes(), &fields); err != nil {
 			return []string{err.Error()}
 		}
 		text, _ := json.Marshal(fields) // with sorted keys
