@@ -340,7 +340,9 @@ func (s *serviceNode) followServers(ctx context.Context) {
 		if bad[current].IsZero() {
 			bad[current] = time.Now()
 		}
-		well := slices.ContainsFunc(st.Servers, func(x leader.KubeServer) bool { return x.URL == st.Server && x.Error == "" && time.Since(x.Seen) < leaveAfter })
+		well := slices.ContainsFunc(st.Servers, func(x leader.KubeServer) bool {
+			return x.URL == st.Server && x.Error == "" && time.Since(x.Seen) < leaveAfter
+		})
 		if time.Since(bad[current]) > leaveAfter && st.Server != current && well {
 			s.log.Warn("leaves an API server that does not answer", "server", current, "err", st.Servers[i].Error)
 			s.rotates.Leave(current)
