@@ -213,7 +213,7 @@ func (c *coordinator) look() {
 	}
 	if c.early && c.Wall.Sub(c.began) >= settling {
 		c.early = false
-		c.everyRecord()
+		c.everything()
 	}
 }
 
