@@ -38,7 +38,6 @@ var mutants = []struct {
 	// Who has what.
 	{"forgets who shares", "coordinate.go", []string{"		for _, ref := range r.Object.Spec.Services { // whether they may share it still\n", "		for _, ref := range r.Object.Spec.Services[:0] {\n"}},
 	{"takes from a Service that it does not know yet", "coordinate.go", []string{"			absent = append(absent, ref)\n", ""}},
-	{"gives before it knows what was given", "coordinate.go", []string{"	if !c.caughtUp {\n		return out\n", "	if out == nil && !c.caughtUp && most == 0 {\n		return out\n"}},
 	{"does not ask again who waits", "coordinate.go", []string{"		c.book.Unblock(a)\n		c.wanting()\n", "		c.book.Unblock(a)\n"}},
 	{"believes an answer about a Service that is gone", "write.go", []string{"s != nil && s.UID == w.Service.UID {", "s == nil || s != nil {"}},
 	{"writes an object twice in a turn", "allocate.go", []string{"Taker: s.Key}\n		w.begin()\n		return w, true", "Taker: ipam.Key{}}\n		return w, true"}},
@@ -46,6 +45,7 @@ var mutants = []struct {
 	// Where it is.
 	{"looks for no endpoints", "place.go", []string{"		if !f.endpointsOn(k, node) {\n", "		if k == (ipam.Key{}) {\n"}},
 	{"does not look again when nodes change", "host.go", []string{"		c.coord.everyRecord()\n", ""}},
+	{"does not tell that nobody answers", "coordinate.go", []string{"		c.early = false\n		c.everything()\n", "		c.early = false\n		c.everyRecord()\n"}},
 	{"spreads nothing", "coordinate.go", []string{"	for _, m := range c.balance(c.load) {\n", "	for _, m := range c.balance(nil) {\n"}},
 
 	// How much is written.

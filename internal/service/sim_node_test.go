@@ -217,7 +217,7 @@ func (h *host) lateness(kind string) time.Duration {
 
 // upTo is a time that is mostly short. The caller holds mu.
 func (p *process) upTo(most time.Duration) time.Duration {
-	if most <= 0 {
+	if most <= 0 || p.w.prompt {
 		return 0
 	}
 	most = most >> p.dice.IntN(6)

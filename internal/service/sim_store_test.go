@@ -236,6 +236,7 @@ func (s *store) list(kind string, events int) (out []any, version string) {
 type honestAPI struct {
 	*store
 	writes uint64
+	events []*corev1.Event
 }
 
 func (a *honestAPI) create(_ context.Context, o *pintlev1.Address) (*pintlev1.Address, error) {
@@ -284,7 +285,11 @@ func (a *honestAPI) poolStatus(_ context.Context, name string, st pintlev1.Addre
 	return a.applyPoolStatus(name, st)
 }
 
-func (a *honestAPI) event(context.Context, *corev1.Event) error { a.writes++; return nil }
+func (a *honestAPI) event(_ context.Context, e *corev1.Event) error {
+	a.writes++
+	a.events = append(a.events, e)
+	return nil
+}
 
 func (a *honestAPI) seat(_ context.Context, namespace string) (*coordinationv1.Lease, error) {
 	if o, ok := a.find("seat", namespace+"/"+seatName).(*coordinationv1.Lease); ok {

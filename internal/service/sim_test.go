@@ -40,6 +40,7 @@ type simWorld struct {
 	honestAPI
 	more   map[string]chan struct{} // of each kind of objects: closed when there is news
 	calm   bool                     // nothing fails any more
+	prompt bool                     // and nothing takes time
 	away   *host                    // it stays away at the end; nil: none does
 	starts int
 	ended  []*process
@@ -105,8 +106,18 @@ func (w *simWorld) wakeWatches(kind string) {
 }
 
 func newSimWorld(t *testing.T, seed uint64) *simWorld {
-	w := &simWorld{t: t, seed: seed, since: time.Now(), rng: rand.New(rand.NewPCG(seed, 7)), failed: make(chan struct{}), more: map[string]chan struct{}{}}
+	w := newWorld(t, seed)
 	w.lease = []time.Duration{2, 3, 5}[w.rng.IntN(3)] * time.Second
+	for i := range 3 + w.rng.IntN(3) {
+		h := &host{w: w, name: fmt.Sprintf("n%d", i+1), rate: (w.rng.Float64() - 0.5) * 0.05, hasty: w.rng.IntN(2) == 0}
+		w.hosts = append(w.hosts, h)
+	}
+	return w
+}
+
+// newWorld is one without nodes.
+func newWorld(t *testing.T, seed uint64) *simWorld {
+	w := &simWorld{t: t, seed: seed, since: time.Now(), rng: rand.New(rand.NewPCG(seed, 7)), failed: make(chan struct{}), more: map[string]chan struct{}{}}
 	w.store = newStore()
 	w.store.saw = w.check
 	w.truth = newTruth()
@@ -114,10 +125,6 @@ func newSimWorld(t *testing.T, seed uint64) *simWorld {
 		w.more[kind] = make(chan struct{})
 	}
 	w.more["leases"] = make(chan struct{})
-	for i := range 3 + w.rng.IntN(3) {
-		h := &host{w: w, name: fmt.Sprintf("n%d", i+1), rate: (w.rng.Float64() - 0.5) * 0.05, hasty: w.rng.IntN(2) == 0}
-		w.hosts = append(w.hosts, h)
-	}
 	return w
 }
 
@@ -644,8 +651,17 @@ func (w *simWorld) unsettledService(o *corev1.Service, book *ipam.Book) string {
 	var has []string
 	for _, g := range d.Keep {
 		has = append(has, g.Addr.String())
-		if o := w.address(g.Addr); o.Spec.Pool != g.Pool {
-			return fmt.Sprintf("%s is noted for pool %s, not %s", o.Name, o.Spec.Pool, g.Pool)
+		a := w.address(g.Addr)
+		if a.Spec.Pool != g.Pool {
+			return fmt.Sprintf("%s is noted for pool %s, not %s", a.Name, a.Spec.Pool, g.Pool)
+		}
+		nowhere := (&Record{Object: a}).wire() && a.Status.Holder == ""
+		words := fmt.Sprintf("nobody answers for %s", g.Addr)
+		if nowhere {
+			words += ": " + a.Status.Reason
+		}
+		if c := s.Condition; c != nil && d.OK() && strings.Contains(c.Message, words) != nowhere {
+			return fmt.Sprintf("%s is nowhere: %v, and %s says %s", g.Addr, nowhere, s.Key, said(o))
 		}
 	}
 	switch {
