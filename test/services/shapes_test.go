@@ -19,6 +19,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/pintle-lb/pintle/internal/service/pintlev1"
 	"github.com/pintle-lb/pintle/test/services"
@@ -153,7 +154,8 @@ func (p *play) mark() {
 			s.Namespace, s.Annotations = markSpace, map[string]string{"pintle.dev/pool": pool}
 		}))
 	} else {
-		p.must(api.Patch(ctx, "mark", "application/merge-patch+json", fmt.Appendf(nil, `{"metadata":{"annotations":{"pintle.dev/pool":%q}}}`, pool), metav1.PatchOptions{}))
+		patch := fmt.Appendf(nil, `{"metadata":{"annotations":{"pintle.dev/pool":%q}}}`, pool)
+		p.must(api.Patch(ctx, "mark", types.MergePatchType, patch, metav1.PatchOptions{}))
 	}
 	eventually(p.t, "Pintle looks at one more Service", func(ctx context.Context) error {
 		s, err := api.Get(ctx, "mark", metav1.GetOptions{})
