@@ -66,13 +66,13 @@ type Config struct {
 
 // Limits of writes that are under way at a time: of the coordinator, between the first two, and of this node's own.
 const (
-	leastWrites = 4
+	leastWrites = 16 // the addresses of a node that is gone must not wait long
 	mostWrites  = 48
 	mostOwn     = 32
 )
 
 // slowWrite is how long a write takes at an API server that has too much to do: the renewals of Leases wait behind it too.
-const slowWrite = 500 * time.Millisecond
+const slowWrite = time.Second
 
 // fenceLag is how much later than the coordinator other nodes fence one that is gone.
 const fenceLag = 300 * time.Millisecond
