@@ -259,7 +259,7 @@ func TestProcesses(t *testing.T) {
 		check(t, err)
 		out, err := b.Node(i).Exec(t.Context(), "kubectl", "--kubeconfig=/etc/pintle/services.conf", "auth", "whoami", "-o", "jsonpath={.status.userInfo.username}")
 		check(t, err)
-		if string(out) != "system:serviceaccount:pintle-system:pintle" {
+		if string(out) != "system:serviceaccount:pintle-system:pintle-services" {
 			t.Errorf("on %s it is %s", name, out)
 		}
 	}
