@@ -512,8 +512,7 @@ func (p *process) claimed() map[netip.Addr]bool {
 // A simLog puts what a Controller says into the trace.
 type simLog struct {
 	slog.Handler
-	p    *process
-	text string
+	p *process
 }
 
 func (l *simLog) Enabled(context.Context, slog.Level) bool { return true }
