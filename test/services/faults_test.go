@@ -66,7 +66,7 @@ func TestFaults(t *testing.T) {
 			f.t = t
 			from := f.survey.Mark()
 			c.do()
-			eventually(t, "all are answered for again", f.answered)
+			f.answersSince(f.survey.Mark(), f.addrs)
 			f.rivals(from, c.back)
 			if after := f.allocation(); !maps.Equal(before, after) {
 				t.Errorf("Services have other addresses:\n%v\n%v", before, after)
@@ -220,14 +220,41 @@ func (f *faults) returns(i int) {
 	name := f.Node(i).Name()
 	from, mine := f.survey.Mark(), f.of(name)
 	check(f.t, f.Kill(i))
+	dead := f.survey.Mark()
 	check(f.t, f.Start(i))
-	eventually(f.t, "it answers for its addresses again", func(context.Context) error {
-		if now := f.of(name); len(now) < len(mine) {
-			return fmt.Errorf("for %d of %d", len(now), len(mine))
+	f.answersSince(dead, mine)
+	holders := f.holders(f.t.Context())
+	for _, a := range mine {
+		if holders[a] != name {
+			f.t.Errorf("%s went to %s", a, holders[a])
+		}
+	}
+	f.t.Logf("%d addresses: outage of %v at most", len(mine), f.outage(from, mine))
+}
+
+// answersSince waits until each address was answered for after an instant, by the node that its object names: who answered last is
+// remembered for a while, also when it is dead.
+func (f *faults) answersSince(from netlab.Mark, addrs []netip.Addr) {
+	f.t.Helper()
+	eventually(f.t, "all are answered for again", func(ctx context.Context) error {
+		holders := f.holders(ctx)
+		for _, c := range f.survey.Report(from, f.survey.Mark()).Of {
+			if _, ok := c.FirstFrom(holders[c.Addr]); slices.Contains(addrs, c.Addr) && !ok {
+				return fmt.Errorf("%s is held by %q, which has not answered", c.Addr, holders[c.Addr])
+			}
 		}
 		return nil
 	})
-	f.t.Logf("%d addresses: outage of %v at most", len(mine), f.survey.Report(from, f.survey.Mark()).Outage())
+}
+
+// outage is the longest of these addresses since then.
+func (f *faults) outage(from netlab.Mark, addrs []netip.Addr) (most time.Duration) {
+	for _, c := range f.survey.Report(from, f.survey.Mark()).Of {
+		if slices.Contains(addrs, c.Addr) {
+			most = max(most, c.Outage)
+		}
+	}
+	return most
 }
 
 // watched probes an address of a node, through kube-proxy, while f runs, and expects that no question is lost.
