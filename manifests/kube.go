@@ -292,6 +292,16 @@ type rightsView struct {
 	Roles []role
 }
 
+// NodeLeases is the namespace in which each node has a Lease; "" if it asks for no more than one Lease by its name.
+func (v rightsView) NodeLeases() string {
+	for _, r := range v.Rules {
+		if r.Resource == "leases" && r.Name == "" {
+			return r.Namespace
+		}
+	}
+	return ""
+}
+
 //go:embed templates/*.yaml.tmpl
 var templateFiles embed.FS
 

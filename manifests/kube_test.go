@@ -13,6 +13,7 @@ import (
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	flowv1 "k8s.io/api/flowcontrol/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	"sigs.k8s.io/yaml"
 
@@ -216,7 +217,7 @@ func documents(t *testing.T, name string) []any {
 		into := map[string]any{"Pod": &corev1.Pod{}, "ConfigMap": &corev1.ConfigMap{}, "ServiceAccount": &corev1.ServiceAccount{},
 			"DaemonSet": &appsv1.DaemonSet{}, "Role": &rbacv1.Role{}, "RoleBinding": &rbacv1.RoleBinding{},
 			"ClusterRole": &rbacv1.ClusterRole{}, "ClusterRoleBinding": &rbacv1.ClusterRoleBinding{}, "Namespace": &corev1.Namespace{},
-			"AddressPool": &pintlev1.AddressPool{}}[head.Kind]
+			"AddressPool": &pintlev1.AddressPool{}, "FlowSchema": &flowv1.FlowSchema{}}[head.Kind]
 		if into == nil {
 			t.Fatalf("%s: a document of kind %q", name, head.Kind)
 		}
@@ -361,7 +362,7 @@ func TestServicesAreStrict(t *testing.T) {
 				frugal(t, file, d.Rules, ServiceRules("", false)[1:], "")
 			}
 		}
-		for _, kind := range []string{"v1.Namespace", "v1.ServiceAccount", "v1.ClusterRole", "v1.ClusterRoleBinding", "v1.Role", "v1.RoleBinding", "v1.ConfigMap", "v1.DaemonSet"} {
+		for _, kind := range []string{"v1.Namespace", "v1.ServiceAccount", "v1.ClusterRole", "v1.ClusterRoleBinding", "v1.Role", "v1.RoleBinding", "v1.ConfigMap", "v1.DaemonSet", "v1.FlowSchema"} {
 			if kinds[kind] != 1 {
 				t.Errorf("%s: %d of %s", file, kinds[kind], kind)
 			}
