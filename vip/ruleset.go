@@ -33,6 +33,8 @@ type ruleset struct {
 	have elements // that it then has
 	next elements // that it is to have; nil: what it has
 	seen uint32   // the generation in which the table was seen to be so; 0 is none
+
+	ledger *ledger // of all tables of this process in the namespace
 }
 
 // nftSet is a set of addresses, or of addresses with a protocol and a port.
@@ -72,7 +74,7 @@ const (
 
 // dialRuleset opens a socket in the network namespace of the calling thread.
 func dialRuleset(instance string, family nftables.TableFamily) (*ruleset, error) {
-	r := &ruleset{table: &nftables.Table{Name: tableName(instance), Family: family}}
+	r := &ruleset{table: &nftables.Table{Name: tableName(instance), Family: family}, ledger: &ledger{}}
 	keep := func(c *netlink.Conn) error { r.sock = c; return c.SetWriteBuffer(sendBuffer) }
 	nft, err := nftables.New(nftables.AsLasting(), nftables.WithSockOptions(keep))
 	if err != nil {
@@ -133,7 +135,7 @@ func (r *ruleset) look() (razed bool, err error) {
 		return false, nil
 	}
 	now, err := r.generation()
-	if err != nil || now == r.seen {
+	if r.seen = r.ledger.since(r.seen); err != nil || now == r.seen {
 		return false, err
 	}
 	whole, err := r.whole()
@@ -190,10 +192,38 @@ func (r *ruleset) change() error {
 		r.next = nil
 		return nil
 	}
+	return r.commit(func(b *batch) {
+		b.add(add)
+		b.remove(del)
+	})
+}
+
+// commit makes the table what it is to be, by what fill puts into the batch, and notes the transactions if nobody else had any
+// meanwhile.
+func (r *ruleset) commit(fill func(*batch)) error {
+	r.ledger.mu.Lock()
+	defer r.ledger.mu.Unlock()
+	before, err := r.generation()
+	if err != nil {
+		return err
+	}
 	b := batch{ruleset: r}
-	b.add(add)
-	b.remove(del)
-	return b.end(r.seen)
+	fill(&b)
+	b.flush()
+	if b.err != nil {
+		return fmt.Errorf("set nftables table %s: %w", r.table.Name, b.err)
+	}
+	fresh := !r.put
+	r.put, r.have, r.next = true, r.next, nil
+	now, err := r.generation()
+	if err != nil || now != before+b.sent {
+		return nil // what others did, the next look sees
+	}
+	r.ledger.add(stretch{before, now})
+	if fresh || r.seen == before {
+		r.seen = now
+	}
+	return nil
 }
 
 // build replaces the whole table, in one transaction unless it has too many elements for that.
@@ -202,27 +232,23 @@ func (r *ruleset) build() error {
 	if r.next == nil {
 		r.next = r.have
 	}
-	before, err := r.generation()
-	if err != nil {
-		return err
-	}
-	b := batch{ruleset: r}
-	r.nft.AddTable(r.table)
-	r.nft.DelTable(r.table)
-	r.nft.AddTable(r.table)
-	for _, s := range r.sets {
-		b.err = errors.Join(b.err, r.nft.AddSet(s.Set, nil))
-	}
-	for _, c := range r.chains {
-		r.nft.AddChain(c.Chain)
-	}
-	for _, c := range r.chains {
-		for _, exprs := range c.rules {
-			r.nft.AddRule(&nftables.Rule{Table: r.table, Chain: c.Chain, Exprs: exprs})
+	return r.commit(func(b *batch) {
+		r.nft.AddTable(r.table)
+		r.nft.DelTable(r.table)
+		r.nft.AddTable(r.table)
+		for _, s := range r.sets {
+			b.err = errors.Join(b.err, r.nft.AddSet(s.Set, nil))
 		}
-	}
-	b.add(slices.Collect(maps.Keys(r.next)))
-	return b.end(before)
+		for _, c := range r.chains {
+			r.nft.AddChain(c.Chain)
+		}
+		for _, c := range r.chains {
+			for _, exprs := range c.rules {
+				r.nft.AddRule(&nftables.Rule{Table: r.table, Chain: c.Chain, Exprs: exprs})
+			}
+		}
+		b.add(slices.Collect(maps.Keys(r.next)))
+	})
 }
 
 // remove removes the table. That it is not there is no error.
@@ -282,19 +308,6 @@ func (b *batch) flush() {
 		b.sent++
 		b.waiting = 0
 	}
-}
-
-// end makes the table what it is to be. If all transactions since that generation are ours, nobody else can have changed it.
-func (b *batch) end(since uint32) error {
-	b.flush()
-	if b.err != nil {
-		return fmt.Errorf("set nftables table %s: %w", b.table.Name, b.err)
-	}
-	b.put, b.have, b.next = true, b.next, nil
-	if now, err := b.generation(); err == nil && now == since+b.sent {
-		b.seen = now
-	}
-	return nil
 }
 
 // encode returns the key of an element. Each part of a key fills 4 bytes.

@@ -86,6 +86,7 @@ func (b *Binder) OpenScreen() (*Screen, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open screen: %w", err)
 	}
+	r.ledger = b.ledger
 	err = b.reg.locked(func() error {
 		living, _, err := b.reg.others()
 		if err != nil {

@@ -875,3 +875,32 @@ func TestScreenThatCannotStand(t *testing.T) {
 		t.Errorf("not set up: %v", s.Err())
 	}
 }
+
+// TestTablesOfOneProcess: a change of one table of ours does not have the other one read again, and a change of somebody else between two of
+// ours does.
+func TestTablesOfOneProcess(t *testing.T) {
+	lab(t)
+	b := open(t, Config{})
+	s := openScreen(t, b)
+	must(t, s.Set(t.Context(), many(10)))
+	must(t, b.Hush(t.Context(), addrs("192.0.2.1")))
+	at := s.rules.seen
+	for i := range 5 {
+		must(t, b.Hush(t.Context(), addrs("192.0.2.1", fmt.Sprintf("192.0.2.%d", i+2))))
+	}
+	if got := b.ledger.since(at); got != generation(t) {
+		t.Errorf("ours reach from %d to %d, and the last was %d", at, got, generation(t))
+	}
+	nft, err := nftables.New()
+	must(t, err)
+	nft.DelTable(s.rules.table)
+	must(t, nft.Flush())
+	must(t, b.Hush(t.Context(), addrs("192.0.2.1")))
+	if got := b.ledger.since(at); got == generation(t) {
+		t.Errorf("what somebody else did in %d passes for ours", got)
+	}
+	must(t, s.Set(t.Context(), many(10)))
+	if !s.stands(t) {
+		t.Error("the table that somebody removed is not there again")
+	}
+}

@@ -62,6 +62,7 @@ type Binder struct {
 	reg    *registry
 	events *events
 	mute   *muter
+	ledger *ledger
 
 	readBack time.Duration // readBack, longer in a test of the events
 
@@ -125,6 +126,7 @@ func (b *Binder) dial() (err error) {
 	if b.mute.wall, err = dialWall(b.cfg.Instance); err != nil {
 		return err
 	}
+	b.ledger = b.mute.wall.ledger
 	b.mute.all = openAllConf()
 	b.events, err = subscribe()
 	return err
