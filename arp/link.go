@@ -190,8 +190,9 @@ func (l *link) run(ctx context.Context) error {
 		}
 		l.mu.Lock()
 		next := l.announceDue(time.Now())
+		rest := time.Duration(len(l.order)) * gather
 		l.unlock()
-		timer.Reset(time.Until(next))
+		timer.Reset(max(time.Until(next), rest))
 	}
 }
 

@@ -17,8 +17,9 @@ var takeOver = []time.Duration{
 var defence = []time.Duration{0, 5 * time.Millisecond, 20 * time.Millisecond, 60 * time.Millisecond}
 
 const (
-	pace   = time.Millisecond // between the first announcements of two addresses that are taken over together
-	steady = 10 * time.Second // between announcements once a take-over is done, less or more a tenth
+	pace   = time.Millisecond      // between the first announcements of two addresses that are taken over together
+	steady = 10 * time.Second      // between announcements once a take-over is done, less or more a tenth
+	gather = 10 * time.Microsecond // for each address: what is due in that time is announced together
 )
 
 // A course is when one address is to be announced: what is left of its bursts, then for ever each steady interval.
