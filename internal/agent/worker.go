@@ -24,6 +24,8 @@ const (
 // A Worker runs one Setter in a goroutine of its own, always with the newest
 // wanted state, so that a call stuck in the kernel holds up nothing else.
 type Worker[T any] struct {
+	Pace Pace // between calls; set it before Run
+
 	setter Setter[T]
 	report func(doing, have []T, err error) // doing is nil when the setter rests; must not block
 
@@ -72,12 +74,46 @@ func (w *Worker[T]) Run(ctx context.Context) error {
 			wait = min(2*wait, retryLast)
 		}
 		want := w.take(have)
+		began := time.Now()
 		var err error
 		have, err = w.setter.Set(ctx, want)
 		w.report(nil, have, err)
+		if w.Pace.Rest(ctx, time.Since(began), len(w.wake) > 0) != nil {
+			return nil
+		}
 		retry = nil
 		if err != nil {
 			retry = time.After(wait)
 		}
+	}
+}
+
+// A Pace bounds the share of a processor that work takes which is dear when there is much to do, and lets what is asked for meanwhile
+// be done together. The zero value does not.
+type Pace struct {
+	Times       int           // how many times as long as the work took there is rest after it,
+	Least, Most time.Duration // within these
+	More        time.Duration // what the least grows to while there is always more to do
+
+	least time.Duration // as it has grown
+}
+
+// Rest waits as long as is right after work that took so long, or until ctx ends, whose error it returns. more says that there is
+// further work already.
+func (p *Pace) Rest(ctx context.Context, took time.Duration, more bool) error {
+	if p.least = max(p.Least, min(2*p.least, p.More)); !more {
+		p.least = p.Least
+	}
+	d := min(max(time.Duration(p.Times)*took, p.least), p.Most)
+	if d <= 0 {
+		return ctx.Err()
+	}
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-t.C:
+		return nil
 	}
 }

@@ -23,11 +23,6 @@ func (c *coordinator) serve(k ipam.Key) (done bool, out []Write) {
 	if !c.ours(s) {
 		return true, c.forsake(s)
 	}
-	for _, h := range c.book.Of(k, s.UID) { // its ports may be others than when it was noted
-		if r := c.Records[h.Addr]; r != nil {
-			c.enter(r)
-		}
-	}
 	req, err := c.request(s)
 	if err != nil {
 		c.refused[k] = err.Error()
@@ -35,12 +30,12 @@ func (c *coordinator) serve(k ipam.Key) (done bool, out []Write) {
 	}
 	d := c.resolve(s, req)
 	for _, a := range d.Drop {
-		c.records[a] = struct{}{}
+		c.records.add(a)
 	}
 	for _, g := range d.Keep {
 		if r := c.Records[g.Addr]; r != nil && r.Object.Spec.Pool != g.Pool {
 			c.repool[g.Addr] = g.Pool
-			c.records[g.Addr] = struct{}{}
+			c.records.add(g.Addr)
 		}
 	}
 	if !d.OK() {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"net/http"
 	"net/netip"
 	"sync/atomic"
 	"time"
@@ -69,10 +68,6 @@ func openClient(c *rest.Config) (*client, error) {
 	c = rest.CopyConfig(c)
 	c.QPS, c.RateLimiter = -1, nil
 	c.NegotiatedSerializer = serializer.NewCodecFactory(scheme).WithoutConversion()
-	hc, err := rest.HTTPClientFor(c)
-	if err != nil {
-		return nil, fmt.Errorf("reach the Kubernetes API: %w", err)
-	}
 	out := &client{}
 	for _, g := range []struct {
 		to   *rest.Interface
@@ -85,20 +80,23 @@ func openClient(c *rest.Config) (*client, error) {
 		{&out.leases, coordinationv1.SchemeGroupVersion, "/apis", runtime.ContentTypeProtobuf},
 		{&out.pintle, pintlev1.GroupVersion, "/apis", runtime.ContentTypeJSON},
 	} {
-		if *g.to, err = groupClient(c, hc, g.gv, g.path, g.kind); err != nil {
+		var err error
+		if *g.to, err = groupClient(c, g.gv, g.path, g.kind); err != nil {
 			return nil, fmt.Errorf("reach the Kubernetes API: %w", err)
 		}
 	}
 	return out, nil
 }
 
-func groupClient(c *rest.Config, hc *http.Client, gv schema.GroupVersion, path, kind string) (rest.Interface, error) {
+// groupClient has connections of its own: client-go keeps 25 of a client's, and closes what more of them become idle, so that each
+// write beyond them would cost a handshake.
+func groupClient(c *rest.Config, gv schema.GroupVersion, path, kind string) (rest.Interface, error) {
 	c = rest.CopyConfig(c)
 	c.GroupVersion, c.APIPath, c.ContentType = &gv, path, kind
 	if kind != runtime.ContentTypeJSON {
 		c.AcceptContentTypes = kind + "," + runtime.ContentTypeJSON
 	}
-	return rest.RESTClientForConfigAndClient(c, hc)
+	return rest.RESTClientFor(c)
 }
 
 func (c *client) written() uint64 { return c.writes.Load() }

@@ -29,8 +29,8 @@ type coordinator struct {
 	book     *ipam.Book
 	users    map[ipam.Key]map[netip.Addr]struct{} // addresses noted for a Service of this name, whichever it is
 	load     map[string]int                       // addresses wanted on each node, with what is being written
-	services map[ipam.Key]struct{}                // to be looked at
-	records  map[netip.Addr]struct{}
+	services *queue[ipam.Key]                     // to be looked at
+	records  *queue[netip.Addr]
 	refused  map[ipam.Key]string   // why a Service has not all that it asks for
 	hoping   map[ipam.Key]struct{} // Services that have what they need, and would take more
 	again    map[any]retry         // objects whose last write failed, by key or address
@@ -50,30 +50,24 @@ type retry struct {
 }
 
 func newCoordinator(f *Facts) *coordinator {
-	return &coordinator{Facts: f, book: ipam.NewBook(), users: map[ipam.Key]map[netip.Addr]struct{}{}, load: map[string]int{}, services: map[ipam.Key]struct{}{}, records: map[netip.Addr]struct{}{},
+	return &coordinator{Facts: f, book: ipam.NewBook(), users: map[ipam.Key]map[netip.Addr]struct{}{}, load: map[string]int{}, services: newQueue(compareKey), records: newQueue(netip.Addr.Compare),
 		refused: map[ipam.Key]string{}, hoping: map[ipam.Key]struct{}{}, vain: map[ipam.Key]vanity{}, repool: map[netip.Addr]string{}, again: map[any]retry{}}
 }
 
 // everything has all Services and addresses looked at.
 func (c *coordinator) everything() {
-	for k := range c.Services {
-		c.services[k] = struct{}{}
-	}
+	c.services.addAll(maps.Keys(c.Services))
 	c.everyRecord()
 }
 
 func (c *coordinator) everyRecord() {
-	for a := range c.Records {
-		c.records[a] = struct{}{}
-	}
+	c.records.addAll(maps.Keys(c.Records))
 }
 
 // wanting has those Services looked at that have not all they ask for: something may have become free.
 func (c *coordinator) wanting() {
-	for k := range c.refused {
-		c.services[k] = struct{}{}
-	}
-	maps.Copy(c.services, c.hoping)
+	c.services.addAll(maps.Keys(c.refused))
+	c.services.addAll(maps.Keys(c.hoping))
 }
 
 // sharing has those of them looked at that may share an address with its users.
@@ -82,21 +76,24 @@ func (c *coordinator) sharing(users []ipam.User) {
 		return
 	}
 	for _, list := range []iter.Seq[ipam.Key]{maps.Keys(c.refused), maps.Keys(c.hoping)} {
-		for k := range list {
-			if s := c.Services[k]; s != nil && s.user().ShareKey == users[0].ShareKey {
-				c.services[k] = struct{}{}
+		c.services.addAll(func(yield func(ipam.Key) bool) {
+			for k := range list {
+				if s := c.Services[k]; s != nil && s.user().ShareKey == users[0].ShareKey && !yield(k) {
+					return
+				}
 			}
-		}
+		})
 	}
 }
 
 // serviceChanged is told of a Service, also of one that is gone.
 func (c *coordinator) serviceChanged(k ipam.Key) {
-	c.services[k] = struct{}{}
+	c.services.add(k)
 	for _, r := range c.recordsOf(k) {
-		c.records[r.Addr] = struct{}{}
+		c.enter(r) // its ports, or whom it shares with, may be others
+		c.records.add(r.Addr)
 		for _, ref := range r.Object.Spec.Services { // whether they may share it still
-			c.services[ipam.Key{Namespace: ref.Namespace, Name: ref.Name}] = struct{}{}
+			c.services.add(ipam.Key{Namespace: ref.Namespace, Name: ref.Name})
 		}
 	}
 }
@@ -115,14 +112,14 @@ func (c *coordinator) recordsOf(k ipam.Key) (out []*Record) {
 func (c *coordinator) recordChanged(a netip.Addr) {
 	before, had := c.book.Get(a)
 	for _, u := range before.Users {
-		c.services[u.Service] = struct{}{}
+		c.services.add(u.Service)
 		delete(c.users[u.Service], a)
 		if len(c.users[u.Service]) == 0 {
 			delete(c.users, u.Service)
 		}
 	}
 	r := c.Records[a]
-	c.records[a] = struct{}{}
+	c.records.add(a)
 	if r == nil {
 		c.book.Remove(a)
 		c.book.Unblock(a)
@@ -132,7 +129,7 @@ func (c *coordinator) recordChanged(a netip.Addr) {
 	c.enter(r)
 	after, _ := c.book.Get(a)
 	for _, u := range after.Users {
-		c.services[u.Service] = struct{}{}
+		c.services.add(u.Service)
 		if c.users[u.Service] == nil {
 			c.users[u.Service] = map[netip.Addr]struct{}{}
 		}
@@ -221,43 +218,35 @@ func (c *coordinator) look() {
 func (c *coordinator) decide(most int) (out []Write) {
 	c.look()
 	c.recount()
-	for _, a := range sortedKeys(c.records, netip.Addr.Compare) {
+	c.records.each(func(a netip.Addr) (done, stop bool) {
 		if len(out) >= most {
-			return out
+			return false, true
 		}
-		if c.waits(a) {
-			continue
+		r := c.Records[a]
+		if c.waits(a) || r != nil && r.Writing { // it is told of when it is written
+			return false, false
 		}
-		if r := c.Records[a]; r != nil && r.Writing {
-			continue // it is told of when it is written
-		}
-		delete(c.records, a)
 		if w, ok := c.tend(a); ok {
 			w.begin()
 			out = append(out, w)
 		}
-	}
-	if !c.caughtUp {
+		return true, false
+	})
+	if !c.caughtUp || len(out) >= most {
 		return out
 	}
-	for _, k := range sortedKeys(c.services, compareKey) {
+	c.services.each(func(k ipam.Key) (done, stop bool) {
 		if len(out) >= most {
-			return out
+			return false, true
 		}
 		if c.waits(k) || c.busy[k] {
-			continue
+			return false, false
 		}
 		done, writes := c.serve(k)
-		if done {
-			delete(c.services, k)
-		}
 		out = append(out, writes...)
-	}
+		return done, false
+	})
 	return append(out, c.even(most-len(out))...)
-}
-
-func sortedKeys[K comparable](m map[K]struct{}, compare func(a, b K) int) []K {
-	return slices.SortedFunc(maps.Keys(m), compare)
 }
 
 func compareKey(a, b ipam.Key) int {
@@ -285,11 +274,11 @@ func (c *coordinator) next() (at time.Time) {
 		}
 		switch k := key.(type) {
 		case ipam.Key:
-			if _, due := c.services[k]; !due {
+			if !c.services.has(k) {
 				continue
 			}
 		case netip.Addr:
-			if _, due := c.records[k]; !due {
+			if !c.records.has(k) {
 				continue
 			}
 		}
@@ -460,7 +449,7 @@ const balanceEach = 10 * time.Second
 
 // even moves a few addresses for an even spread, when nothing else is to be done.
 func (c *coordinator) even(most int) (out []Write) {
-	if most <= 0 || len(c.records)+len(c.services) > 0 || c.Wall.Sub(c.balanced) < balanceEach {
+	if most <= 0 || c.records.len()+c.services.len() > 0 || c.Wall.Sub(c.balanced) < balanceEach {
 		return nil
 	}
 	c.balanced = c.Wall

@@ -227,9 +227,6 @@ func (h *holder) writes(claimed func(netip.Addr) bool, most int) (out []Write) {
 			break
 		}
 		r := h.Records[a]
-		if r.Writing || h.Wall.Before(h.again[a].at) || r.Version == 0 {
-			continue
-		}
 		if next := h.next(r, claimed(a)); next != nil {
 			out = append(out, Write{Verb: Update, Object: next, Record: r, Key: a, Mine: true})
 		}
@@ -247,12 +244,16 @@ func (h *holder) holding() (out []netip.Addr) {
 	return out
 }
 
-// concerned are the addresses that name this node, sorted.
+// concerned are the addresses about which this node may have something to write, sorted: not those that it has and keeps.
 func (h *holder) concerned() (out []netip.Addr) {
 	for a, r := range h.Records {
-		if r.Object.Status.Holder == h.Node || r.Object.Spec.Wanted == h.Node {
-			out = append(out, a)
+		node, epoch := r.holder()
+		to := r.Object.Spec.Wanted
+		if node != h.Node && to != h.Node || r.Writing || r.Version == 0 || h.Wall.Before(h.again[a].at) ||
+			node == h.Node && to == h.Node && epoch == h.Epoch && r.Object.Status.Turn > h.gone[a] {
+			continue
 		}
+		out = append(out, a)
 	}
 	slices.SortFunc(out, netip.Addr.Compare)
 	return out

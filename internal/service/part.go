@@ -29,6 +29,7 @@ func newPart[T any](c *Controller, s agent.Setter[T], equal func(a, b T) bool) *
 		p.Worker = agent.NewWorker(s, func(doing, have []T, err error) {
 			c.post(func() { p.busy, p.doing, p.have, p.err = doing != nil, doing, have, err })
 		})
+		p.Pace = agent.Pace{Times: lookTimes, Least: restLeast, More: restMore, Most: lookMost}
 	}
 	return p
 }
@@ -90,13 +91,18 @@ func surely[T any](p *part[T], addr func(T) netip.Addr) map[netip.Addr]bool {
 
 // perhaps reports whether claims for an address may still be sent.
 func perhaps(p *part[arp.Target]) func(netip.Addr) bool {
-	out := map[netip.Addr]bool{}
-	for _, list := range [][]arp.Target{p.want, p.doing, p.have} {
-		for _, t := range list {
-			if t.Claim != nil {
-				out[t.Addr] = true
+	var out map[netip.Addr]bool // it is seldom asked
+	return func(a netip.Addr) bool {
+		if out == nil {
+			out = map[netip.Addr]bool{}
+			for _, list := range [][]arp.Target{p.want, p.doing, p.have} {
+				for _, t := range list {
+					if t.Claim != nil {
+						out[t.Addr] = true
+					}
+				}
 			}
 		}
+		return out[a]
 	}
-	return func(a netip.Addr) bool { return out[a] }
 }

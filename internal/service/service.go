@@ -64,11 +64,12 @@ type Config struct {
 	Log          *slog.Logger
 }
 
-// Limits of writes that are under way at a time: of the coordinator, between the first two, and of this node's own.
+// Limits of writes that are under way at a time: of the coordinator, between the first two, and of this node's own. So many
+// connections stay open (groupClient).
 const (
-	leastWrites = 16 // the addresses of a node that is gone must not wait long
-	mostWrites  = 48
-	mostOwn     = 32
+	leastWrites = 12 // the addresses of a node that is gone must not wait long
+	mostWrites  = 24
+	mostOwn     = 16
 )
 
 // slowWrite is how long a write takes at an API server that has too much to do: the renewals of Leases wait behind it too.
@@ -106,6 +107,8 @@ type Controller struct {
 	ownFlying int               // of this node
 	seating   bool              // the seat is being written
 	leftAt    leader.Instant    // when this node began to leave
+	lookAt    leader.Instant    // when what this node holds may be looked at again,
+	rollAt    leader.Instant    // and which nodes are named
 	need      map[string]uint64
 	poolsAt   leader.Instant      // when the status of the pools was looked at
 	apiErr    string              // of the last write; "" when it succeeded
@@ -121,6 +124,7 @@ type Controller struct {
 	hushed    *part[netip.Addr]
 	routes    *part[bgp.Route]
 	flush     *flush
+	herald    *herald
 	group     *errgroup.Group
 }
 
@@ -141,7 +145,7 @@ func newController(cfg Config, cl api) *Controller {
 	}
 	c := &Controller{cfg: cfg, log: cfg.Log, client: cl, wake: make(chan struct{}, 1), end: make(chan struct{}), synced: map[string]bool{}, lost: map[netip.Addr]uint64{},
 		window: mostWrites, faults: map[string]string{}, busy: map[ipam.Key]bool{},
-		flush: newFlush(cfg.Flush), told: map[string]toldPool{}}
+		flush: newFlush(cfg.Flush), herald: newHerald(), told: map[string]toldPool{}}
 	c.facts = Facts{Node: cfg.Node, Rules: cfg.Rules, Services: map[ipam.Key]*Service{}, Slices: map[ipam.Key]map[string]*Endpoints{},
 		Nodes: map[string]*NodeInfo{}, Namespaces: map[string]map[string]string{}, Pools: map[string]*Pool{}, Records: map[netip.Addr]*Record{},
 		Roll: map[string]Fellow{}}
@@ -165,6 +169,7 @@ func (c *Controller) Run(ctx context.Context) error {
 	g.Go(func() error {
 		return c.flush.run(ctx, func(addrs []netip.Addr) { c.post(func() { c.flush.forgot(addrs) }) })
 	})
+	g.Go(func() error { return c.herald.run(ctx, c.sendEvent) })
 	g.Go(func() error { c.loop(ctx); return nil })
 	return g.Wait()
 }
@@ -214,15 +219,23 @@ func (c *Controller) post(f func()) {
 	}
 }
 
-// The least and the most time between two turns: many objects make turns dear, and news of them come together.
+// How long the loop, and who sets a part of the host, rests after work: many objects make it dear, and news of them come together.
 const (
-	leastTurn = 500 * time.Microsecond
-	mostTurn  = 100 * time.Millisecond
+	restTimes = 3                      // as long as the work took
+	lookTimes = 9                      // the same where all that this node holds is gone through,
+	lookMany  = 100 * time.Millisecond // if there are many news at once, for more of them are to come
+	lookMost  = 300 * time.Millisecond
+	rollTimes = 99 // the same where it is told which nodes are named
+	restLeast = 500 * time.Microsecond
+	restMore  = 20 * time.Millisecond // when news do not cease
+	restMost  = 100 * time.Millisecond
+	manyNews  = 10
 )
 
 func (c *Controller) loop(ctx context.Context) {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
+	pace := agent.Pace{Times: restTimes, Least: restLeast, More: restMore, Most: restMost}
 	for {
 		select {
 		case <-ctx.Done():
@@ -232,7 +245,9 @@ func (c *Controller) loop(ctx context.Context) {
 		}
 		began := time.Now()
 		next := c.turn(ctx)
-		pause(ctx, min(max(time.Since(began), leastTurn), mostTurn))
+		if pace.Rest(ctx, time.Since(began), len(c.wake) > 0) != nil {
+			return
+		}
 		timer.Reset(next)
 	}
 }
@@ -268,11 +283,28 @@ func (c *Controller) turn(ctx context.Context) time.Duration {
 	c.speak()
 	soon(c.seat(ctx))
 	c.coordinate(ctx)
-	c.keepHeld(ctx)
-	c.apply()
-	c.tellRoll()
-	c.tellKin()
-	c.leave()
+	if f.Now >= c.lookAt {
+		began := time.Now()
+		c.keepHeld(ctx)
+		c.apply()
+		c.tellKin()
+		c.leave()
+		took := time.Since(began)
+		rest := lookTimes * took
+		if len(news) > manyNews {
+			rest = max(rest, lookMany)
+		}
+		c.lookAt = f.Now.Add(took + min(rest, lookMost))
+	} else {
+		soon(c.lookAt)
+	}
+	if f.Now >= c.rollAt {
+		began := time.Now()
+		c.tellRoll()
+		c.rollAt = f.Now.Add(min(rollTimes*time.Since(began), lookMost))
+	} else {
+		soon(c.rollAt)
+	}
 	soon(c.soon())
 	return next
 }

@@ -155,9 +155,9 @@ func (c *Controller) learnWrite(ctx context.Context, w Write, r result) {
 		c.loseAddress(rec.Addr, max(rec.Version, c.lost[rec.Addr]))
 	}
 	if c.coord != nil {
-		c.coord.records[rec.Addr] = struct{}{}
+		c.coord.records.add(rec.Addr)
 		if w.Taker != (ipam.Key{}) {
-			c.coord.services[w.Taker] = struct{}{}
+			c.coord.services.addFirst(w.Taker) // its status
 		}
 	}
 }
@@ -231,16 +231,16 @@ func (c *Controller) learnStatus(ctx context.Context, w Write, r result) {
 			c.coord.vain[w.Service.Key] = vanity{version(r.service.ResourceVersion), strings.Join(texts(w.Addrs), " ")}
 		}
 		if w.Event {
-			c.tellEvent(ctx, w)
+			c.tellEvent(w)
 		}
 	}
 	if c.coord != nil {
-		c.coord.services[w.Service.Key] = struct{}{}
+		c.coord.services.add(w.Service.Key)
 	}
 }
 
-// tellEvent makes an Event of what a Service cannot have, and of the end of that. It is tried once.
-func (c *Controller) tellEvent(ctx context.Context, w Write) {
+// tellEvent makes an Event of what a Service cannot have, and of the end of that.
+func (c *Controller) tellEvent(w Write) {
 	kind, was := corev1.EventTypeWarning, w.Service.Condition
 	if w.Condition == nil || w.Condition.Status == metav1.ConditionTrue && (was == nil || was.Status == metav1.ConditionTrue) {
 		return // ten thousand Services that are well are no news
@@ -249,19 +249,19 @@ func (c *Controller) tellEvent(ctx context.Context, w Write) {
 		kind = corev1.EventTypeNormal
 	}
 	s, now := w.Service, metav1.NewTime(c.facts.Wall)
-	e := &corev1.Event{
+	c.herald.tell(s.Key, &corev1.Event{
 		TypeMeta:       metav1.TypeMeta{APIVersion: "v1", Kind: "Event"},
 		ObjectMeta:     metav1.ObjectMeta{GenerateName: s.Name + ".", Namespace: s.Namespace},
 		InvolvedObject: corev1.ObjectReference{APIVersion: "v1", Kind: "Service", Namespace: s.Namespace, Name: s.Name, UID: types.UID(s.UID)},
 		Type:           kind, Reason: w.Condition.Reason, Message: w.Condition.Message, Count: 1, FirstTimestamp: now, LastTimestamp: now,
-		Source: corev1.EventSource{Component: "pintle", Host: c.cfg.Node}, ReportingController: "pintle.dev/pintle", ReportingInstance: c.cfg.Node,
+		Source: corev1.EventSource{Component: "pintle", Host: c.cfg.Node}, ReportingController: "pintle.dev/pintle", ReportingInstance: c.cfg.Node})
+}
+
+// sendEvent tries it once.
+func (c *Controller) sendEvent(ctx context.Context, e *corev1.Event) {
+	ctx, cancel := context.WithTimeout(ctx, callLimit)
+	defer cancel()
+	if err := c.client.event(ctx, e); err != nil && ctx.Err() == nil {
+		c.log.Debug("cannot send an event", "service", e.Namespace+"/"+e.InvolvedObject.Name, "err", err)
 	}
-	c.group.Go(func() error {
-		ctx, cancel := context.WithTimeout(ctx, callLimit)
-		defer cancel()
-		if err := c.client.event(ctx, e); err != nil && ctx.Err() == nil {
-			c.log.Debug("cannot send an event", "service", s.Namespace+"/"+s.Name, "err", err)
-		}
-		return nil
-	})
 }
