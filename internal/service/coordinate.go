@@ -37,6 +37,7 @@ type coordinator struct {
 	busy     map[ipam.Key]bool     // Services whose status is being written
 	vain     map[ipam.Key]vanity   // what was written last, where the API server, or another controller, has the last word
 	balanced time.Time
+	counted  time.Time             // when load was
 	began    time.Time             // zero before the first decision
 	repool   map[netip.Addr]string // addresses that came to another pool
 	early    bool                  // it has just begun: nodes that start together are still coming
@@ -185,8 +186,19 @@ func (c *coordinator) poolsChanged() {
 	c.everything()
 }
 
-// recount counts the addresses of each node anew.
+// countEach is how often the addresses of each node are counted anew if there are more than countMany; between, what the coordinator
+// does itself is added up.
+const (
+	countMany = 1000
+	countEach = 100 * time.Millisecond
+)
+
+// recount counts the addresses of each node anew, if it was not done just now.
 func (c *coordinator) recount() {
+	if len(c.Records) > countMany && c.Wall.Sub(c.counted) < countEach {
+		return
+	}
+	c.counted = c.Wall
 	clear(c.load)
 	for _, r := range c.Records {
 		o := r.Object

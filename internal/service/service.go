@@ -64,11 +64,11 @@ type Config struct {
 	Log          *slog.Logger
 }
 
-// Limits of writes that are under way at a time: of the coordinator, between the first two, and of this node's own. So many
-// connections stay open (groupClient).
+// Limits of writes that are under way at a time: of the coordinator, between the first two, and of this node's own. About so many
+// connections stay open (groupClient): half of the coordinator's writes are of addresses, and half of Services.
 const (
 	leastWrites = 12 // the addresses of a node that is gone must not wait long
-	mostWrites  = 24
+	mostWrites  = 32
 	mostOwn     = 16
 )
 
@@ -223,11 +223,11 @@ func (c *Controller) post(f func()) {
 const (
 	restTimes = 3                      // as long as the work took
 	lookTimes = 9                      // the same where all that this node holds is gone through,
-	lookMany  = 100 * time.Millisecond // if there are many news at once, for more of them are to come
+	lookEach  = 100 * time.Microsecond // for each address, if there are many news at once: more of them are to come
 	lookMost  = 300 * time.Millisecond
 	rollTimes = 99 // the same where it is told which nodes are named
 	restLeast = 500 * time.Microsecond
-	restMore  = 20 * time.Millisecond // when news do not cease
+	restMore  = 10 * time.Millisecond // when news do not cease
 	restMost  = 100 * time.Millisecond
 	manyNews  = 10
 )
@@ -244,8 +244,8 @@ func (c *Controller) loop(ctx context.Context) {
 		case <-timer.C:
 		}
 		began := time.Now()
-		next := c.turn(ctx)
-		if pace.Rest(ctx, time.Since(began), len(c.wake) > 0) != nil {
+		next, looked := c.turn(ctx)
+		if pace.Rest(ctx, time.Since(began)-looked, len(c.wake) > 0) != nil {
 			return
 		}
 		timer.Reset(next)
@@ -261,8 +261,9 @@ func pause(ctx context.Context, d time.Duration) {
 	}
 }
 
-// turn learns what is new, decides, and has it done. It returns when it has to be called again without news.
-func (c *Controller) turn(ctx context.Context) time.Duration {
+// turn learns what is new, decides, and has it done. It returns when it has to be called again without news, and what it spent on
+// looks that have a pace of their own.
+func (c *Controller) turn(ctx context.Context) (next, looked time.Duration) {
 	f := &c.facts
 	f.Now, f.Wall = c.cfg.Clock(), time.Now()
 	c.mu.Lock()
@@ -274,7 +275,7 @@ func (c *Controller) turn(ctx context.Context) time.Duration {
 	}
 	c.turned.Store(int64(f.Now))
 	f.Synced = len(c.synced) == len(kinds)
-	next := time.Second
+	next = time.Second
 	soon := func(at leader.Instant) {
 		if at != 0 {
 			next = min(next, max(at.Sub(f.Now), time.Millisecond))
@@ -292,21 +293,24 @@ func (c *Controller) turn(ctx context.Context) time.Duration {
 		took := time.Since(began)
 		rest := lookTimes * took
 		if len(news) > manyNews {
-			rest = max(rest, lookMany)
+			rest = max(rest, time.Duration(len(f.Records))*lookEach)
 		}
 		c.lookAt = f.Now.Add(took + min(rest, lookMost))
+		looked += took
 	} else {
 		soon(c.lookAt)
 	}
 	if f.Now >= c.rollAt {
 		began := time.Now()
 		c.tellRoll()
-		c.rollAt = f.Now.Add(min(rollTimes*time.Since(began), lookMost))
+		took := time.Since(began)
+		c.rollAt = f.Now.Add(min(rollTimes*took, time.Second))
+		looked += took
 	} else {
 		soon(c.rollAt)
 	}
 	soon(c.soon())
-	return next
+	return next, looked
 }
 
 // speak tells other nodes of this one, if that is news.
