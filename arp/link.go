@@ -202,7 +202,7 @@ func (l *link) announceDue(now time.Time) (next time.Time) {
 	for _, t := range l.order {
 		at, ok := t.course.next()
 		if ok && !at.After(now) {
-			t.course.pass(now, rand.Float64())
+			t.course.pass(now, len(l.order), rand.Float64())
 			l.announce(t)
 			at, ok = t.course.next()
 		}

@@ -19,6 +19,7 @@ var defence = []time.Duration{0, 5 * time.Millisecond, 20 * time.Millisecond, 60
 const (
 	pace   = time.Millisecond      // between the first announcements of two addresses that are taken over together
 	steady = 10 * time.Second      // between announcements once a take-over is done, less or more a tenth
+	share  = 10 * time.Millisecond // of that time for each address of a link: a hundred repeats a second are enough for everybody on it
 	gather = 10 * time.Microsecond // for each address: what is due in that time is announced together
 )
 
@@ -54,14 +55,14 @@ func (c *course) next() (at time.Time, ok bool) {
 }
 
 // pass takes out what was due until now, which one announcement serves: a late wake-up does not flush a row of them. After
-// the last of a burst the steady repeats begin; chance in [0, 1) places the next one.
-func (c *course) pass(now time.Time, chance float64) {
+// the last of a burst the steady repeats begin, as many addresses as there are on the link; chance in [0, 1) places the next one.
+func (c *course) pass(now time.Time, many int, chance float64) {
 	if len(c.due) == 0 {
 		return
 	}
 	left := slices.IndexFunc(c.due, func(at time.Time) bool { return at.After(now) })
 	if left < 0 {
-		wait := time.Duration((0.9 + 0.2*chance) * float64(steady))
+		wait := time.Duration((0.9 + 0.2*chance) * float64(max(steady, time.Duration(many)*share)))
 		c.due = append(c.due[:0], now.Add(wait))
 		return
 	}

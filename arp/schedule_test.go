@@ -17,7 +17,7 @@ func play(c *course, end, chance float64) (at []float64) {
 		if !ok || next.After(after(end)) {
 			return at
 		}
-		c.pass(next, chance)
+		c.pass(next, 1, chance)
 		at = append(at, float64(next.Sub(epoch))/1e6)
 	}
 }
@@ -40,14 +40,14 @@ func TestCourse(t *testing.T) {
 			[]float64{0, 20, 50, 55, 70, 100, 110, 250, 500, 1100, 2100, 12100, 22100}},
 		{"defence while steady keeps the repeat", func(c *course) {
 			c.restart(epoch)
-			c.pass(after(2100), 0.5)
+			c.pass(after(2100), 1, 0.5)
 			c.add(after(3000), defence)
 		}, 0.5, []float64{3000, 3005, 3020, 3060, 12100, 22100}},
-		{"restart drops the rest", func(c *course) { c.restart(epoch); c.pass(after(300), 0); c.restart(after(400)) }, 0.5,
+		{"restart drops the rest", func(c *course) { c.restart(epoch); c.pass(after(300), 1, 0); c.restart(after(400)) }, 0.5,
 			[]float64{400, 420, 500, 650, 900, 1500, 2500, 12500, 22500}},
-		{"a late wake-up serves all that was due", func(c *course) { c.restart(epoch); c.pass(after(400), 0) }, 0.5,
+		{"a late wake-up serves all that was due", func(c *course) { c.restart(epoch); c.pass(after(400), 1, 0) }, 0.5,
 			[]float64{500, 1100, 2100, 12100, 22100}},
-		{"late beyond the burst", func(c *course) { c.restart(epoch); c.pass(after(5000), 0.5) }, 0.5, []float64{15000}},
+		{"late beyond the burst", func(c *course) { c.restart(epoch); c.pass(after(5000), 1, 0.5) }, 0.5, []float64{15000}},
 		{"stopped", func(c *course) { c.restart(epoch); c.stop() }, 0.5, nil},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -60,12 +60,19 @@ func TestCourse(t *testing.T) {
 	}
 }
 
-func TestSteadyIsTenSecondsLessOrMoreATenth(t *testing.T) {
-	for chance, want := range map[float64]time.Duration{0: 9 * time.Second, 0.5: 10 * time.Second, 0.999999: 11 * time.Second} {
+func TestSteady(t *testing.T) {
+	for _, tt := range []struct {
+		many   int
+		chance float64
+		want   time.Duration
+	}{
+		{1, 0, 9 * time.Second}, {1, 0.5, 10 * time.Second}, {1, 0.999999, 11 * time.Second},
+		{1000, 0.5, 10 * time.Second}, {5000, 0.5, 50 * time.Second}, {5000, 0, 45 * time.Second},
+	} {
 		c := course{due: []time.Time{epoch}}
-		c.pass(epoch, chance)
-		if got, _ := c.next(); got.Sub(epoch).Round(time.Millisecond) != want {
-			t.Errorf("chance %v: next after %v, want %v", chance, got.Sub(epoch), want)
+		c.pass(epoch, tt.many, tt.chance)
+		if got, _ := c.next(); got.Sub(epoch).Round(time.Millisecond) != tt.want {
+			t.Errorf("%d addresses, chance %v: next after %v, want %v", tt.many, tt.chance, got.Sub(epoch), tt.want)
 		}
 	}
 }

@@ -3,6 +3,7 @@ package service
 import (
 	"context"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -16,12 +17,15 @@ import (
 const (
 	eventsEach   = 50 * time.Millisecond
 	eventsAtOnce = 50
+	eventsBusy   = 500 * time.Millisecond // between Events while many Services wait to be served
+	manyWait     = 200
 )
 
 // A herald sends Events about Services, each once, at a limited rate. Of a Service that has further news before its Event was sent only
 // the newest is told.
 type herald struct {
 	wake chan struct{}
+	busy atomic.Bool // what the Services wait for goes first
 
 	mu    sync.Mutex // guards what follows
 	news  map[ipam.Key]*corev1.Event
@@ -64,7 +68,7 @@ func (h *herald) next() *corev1.Event {
 func (h *herald) run(ctx context.Context, send func(context.Context, *corev1.Event)) error {
 	limit := rate.NewLimiter(rate.Every(eventsEach), eventsAtOnce)
 	for {
-		if limit.Wait(ctx) != nil {
+		if limit.Wait(ctx) != nil || h.busy.Load() && !pause(ctx, eventsBusy) {
 			return nil
 		}
 		e := h.next()

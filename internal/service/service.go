@@ -227,7 +227,7 @@ const (
 	lookMost  = 300 * time.Millisecond
 	rollTimes = 99 // the same where it is told which nodes are named
 	restLeast = 500 * time.Microsecond
-	restMore  = 10 * time.Millisecond // when news do not cease
+	restMore  = 20 * time.Millisecond // when news do not cease
 	restMost  = 100 * time.Millisecond
 	manyNews  = 10
 )
@@ -252,12 +252,15 @@ func (c *Controller) loop(ctx context.Context) {
 	}
 }
 
-func pause(ctx context.Context, d time.Duration) {
+// pause waits for d; it returns false if ctx has ended.
+func pause(ctx context.Context, d time.Duration) bool {
 	t := time.NewTimer(d)
 	defer t.Stop()
 	select {
 	case <-ctx.Done():
+		return false
 	case <-t.C:
+		return true
 	}
 }
 
@@ -384,6 +387,7 @@ func (c *Controller) coordinate(ctx context.Context) {
 			c.log.Info("coordinates no more")
 		}
 		c.coord = nil
+		c.herald.busy.Store(false)
 		return
 	}
 	if c.coord == nil {
@@ -406,6 +410,7 @@ func (c *Controller) coordinate(ctx context.Context) {
 			break
 		}
 	}
+	c.herald.busy.Store(c.coord.services.len() > manyWait)
 	if c.coord.caughtUp {
 		c.tellPools(ctx)
 	}

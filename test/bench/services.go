@@ -15,7 +15,9 @@ import (
 	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/kubernetes"
 
 	"github.com/pintle-lb/pintle/internal/service/pintlev1"
 	"github.com/pintle-lb/pintle/test/services"
@@ -164,7 +166,13 @@ func (b *servicesBed) assigned(ctx context.Context, n int) (at time.Time, err er
 		}
 		return len(have) >= n
 	}
-	api := b.API(b.Via).CoreV1().Services("default")
+	cfg := b.Config(b.Via, b.Node(b.Via).Host, b.Admin())
+	cfg.ContentType = runtime.ContentTypeProtobuf // as Pintle: to watch costs the API little then
+	set, err := kubernetes.NewForConfig(cfg)
+	if err != nil {
+		return at, err
+	}
+	api := set.CoreV1().Services("default")
 	list, err := api.List(ctx, metav1.ListOptions{})
 	if err != nil {
 		return at, err
