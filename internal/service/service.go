@@ -224,7 +224,7 @@ const (
 	restTimes = 3                      // as long as the work took
 	lookTimes = 9                      // the same where all that this node holds is gone through,
 	lookEach  = 100 * time.Microsecond // for each address, if there are many news at once: more of them are to come
-	lookMost  = 300 * time.Millisecond
+	lookMost  = 500 * time.Millisecond
 	rollTimes = 99 // the same where it is told which nodes are named
 	restLeast = 500 * time.Microsecond
 	restMore  = 20 * time.Millisecond // when news do not cease
