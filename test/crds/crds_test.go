@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/http"
 	"net/netip"
 	"reflect"
 	"regexp"
@@ -63,7 +64,7 @@ func TestCRDs(t *testing.T) {
 	}
 	for name, f := range map[string]func(*testing.T, context.Context, *api){
 		"pools": pools, "entries": entries, "defaults": defaults, "pool in full": poolInFull, "address in full": addressInFull,
-		"names": names, "addresses": addresses, "changes": changes, "columns": columns, "describe": describe, "rights": rights,
+		"names": names, "addresses": addresses, "changes": changes, "columns": columns, "describe": describe, "rights": rights, "priority": priority,
 	} {
 		t.Run(name, func(t *testing.T) { f(t, ctx, a) })
 	}
@@ -540,6 +541,36 @@ func rights(t *testing.T, ctx context.Context, a *api) {
 		found := kube.Check(ctx, cfg, servers, config.Lease{}, more).Findings
 		if len(found) != 1 || !strings.Contains(found[0].Text, "may not "+strings.Join(more.Verbs, ", ")+" ") {
 			t.Errorf("%+v: %+v", more, found)
+		}
+	}
+}
+
+// priority: what a node asks about Leases of nodes has the priority of elections, and what it asks else has not.
+func priority(t *testing.T, ctx context.Context, a *api) {
+	id, err := a.ServiceAccount(ctx, "pintle-system", "pintle-services")
+	check(t, err)
+	cfg := a.Config(1, a.Node(1).Host, id)
+	hc, err := rest.HTTPClientFor(cfg)
+	check(t, err)
+	level := func(ctx context.Context, path string) string {
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, cfg.Host+path, nil)
+		check(t, err)
+		resp, err := hc.Do(req)
+		check(t, err)
+		defer resp.Body.Close()
+		return resp.Header.Get("X-Kubernetes-PF-PriorityLevel-UID")
+	}
+	want, err := a.Kubectl(ctx, 1, "get", "prioritylevelconfiguration", "leader-election", "-o", "jsonpath={.metadata.uid}")
+	check(t, err)
+	clustertest.Await(t, ctx, func(ctx context.Context) error { // until the API server has seen the FlowSchema
+		if got := level(ctx, "/apis/coordination.k8s.io/v1/namespaces/pintle-system/leases/pintle-node-n1"); got != string(want) {
+			return fmt.Errorf("Leases of nodes have the priority level %q, want %s", got, want)
+		}
+		return nil
+	})
+	for _, path := range []string{"/api/v1/services", "/apis/pintle.dev/v1/addresses", "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/n1"} {
+		if got := level(ctx, path); got == string(want) || got == "" {
+			t.Errorf("%s has the priority level %q, want another than %s", path, got, want)
 		}
 	}
 }
