@@ -55,7 +55,7 @@ func (c *course) next() (at time.Time, ok bool) {
 }
 
 // pass takes out what was due until now, which one announcement serves: a late wake-up does not flush a row of them. After
-// the last of a burst the steady repeats begin, as many addresses as there are on the link; chance in [0, 1) places the next one.
+// the last of a burst the steady repeats begin; many is how many addresses the link has, chance in [0, 1) places the next one.
 func (c *course) pass(now time.Time, many int, chance float64) {
 	if len(c.due) == 0 {
 		return

@@ -116,7 +116,7 @@ func newManifestRBAC() *cobra.Command {
 		Use: "rbac", Short: "Print the rights that Pintle needs in a cluster, and no more", Args: args(0, 0),
 		Long: `Print the Roles and RoleBindings that the Lease election needs, for the service account that pintle manifest daemonset
 uses, or for a user: that of the kubeconfig of a static pod. The Raft election needs no rights. With --config also what
-BGP needs where labels of the node choose its routers, and what Services need.`,
+BGP needs where labels of the node choose its routers, and what Services need, with the priority of their Leases.`,
 		Example: `  pintle manifest rbac --user pintle | kubectl apply -f -
   pintle manifest rbac --config services.yaml`,
 		RunE: func(c *cobra.Command, _ []string) error {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -47,3 +48,35 @@ func TestWorkerReportsBeforeItIsAskedAnew(t *testing.T) {
 type setterFunc func(want []int) []int
 
 func (f setterFunc) Set(_ context.Context, want []int) ([]int, error) { return f(want), nil }
+
+// A Pace rests in proportion to the work, and longer while there is always more; without limits it does not rest.
+func TestPace(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		rest := func(p *Pace, took time.Duration, more bool) time.Duration {
+			start := time.Now()
+			if err := p.Rest(t.Context(), took, more); err != nil {
+				t.Error(err)
+			}
+			return time.Since(start)
+		}
+		const ms = time.Millisecond
+		p := &Pace{Times: 3, Least: ms, More: 5 * ms, Most: 100 * ms}
+		for i, c := range []struct {
+			took time.Duration
+			more bool
+			want time.Duration
+		}{{0, false, ms}, {0, true, 2 * ms}, {0, true, 4 * ms}, {0, true, 5 * ms}, {10 * ms, true, 30 * ms}, {0, false, ms}, {time.Second, false, 100 * ms}} {
+			if got := rest(p, c.took, c.more); got != c.want {
+				t.Errorf("%d: rested %v, want %v", i, got, c.want)
+			}
+		}
+		if got := rest(&Pace{}, time.Second, true); got != 0 {
+			t.Errorf("no Pace rested %v", got)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		if err := p.Rest(ctx, time.Second, false); err == nil {
+			t.Error("it rests on when all is over")
+		}
+	})
+}

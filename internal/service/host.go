@@ -15,6 +15,7 @@ import (
 func (c *Controller) learnTerm(t leader.Term) {
 	f := &c.facts
 	f.Lease = t.Lease
+	c.lookAt = 0 // what is claimed, and served, follows at once
 	switch {
 	case t.Lease != nil && t.Epoch != f.Epoch:
 		c.log.Info("this node has its Lease", "epoch", t.Epoch)

@@ -40,7 +40,14 @@ func (q *queue[K]) addFirst(k K) {
 
 // addAll adds many, sorted.
 func (q *queue[K]) addAll(ks iter.Seq[K]) {
-	for _, k := range slices.SortedFunc(ks, q.compare) {
+	var more []K // those that are in are not sorted again each time
+	for k := range ks {
+		if !q.has(k) {
+			more = append(more, k)
+		}
+	}
+	slices.SortFunc(more, q.compare)
+	for _, k := range more {
 		q.add(k)
 	}
 }

@@ -221,15 +221,16 @@ func (c *Controller) post(f func()) {
 
 // How long the loop, and who sets a part of the host, rests after work: many objects make it dear, and news of them come together.
 const (
-	restTimes = 3                      // as long as the work took
+	restTimes = 3                      // as long as the work took,
+	restLeast = 500 * time.Microsecond // and at least so long,
+	restMore  = 20 * time.Millisecond  // which grows to this when news do not cease
+	restMost  = 100 * time.Millisecond
+
 	lookTimes = 9                      // the same where all that this node holds is gone through,
-	lookEach  = 100 * time.Microsecond // for each address, if there are many news at once: more of them are to come
+	lookEach  = 100 * time.Microsecond // for each address, if so many news came at once: more of them are to come
+	manyNews  = 10
 	lookMost  = 500 * time.Millisecond
 	rollTimes = 99 // the same where it is told which nodes are named
-	restLeast = 500 * time.Microsecond
-	restMore  = 20 * time.Millisecond // when news do not cease
-	restMost  = 100 * time.Millisecond
-	manyNews  = 10
 )
 
 func (c *Controller) loop(ctx context.Context) {
