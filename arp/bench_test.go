@@ -12,7 +12,7 @@ import (
 func next(b *testing.B, w wire, addr netip.Addr, m mac) {
 	buf := make([]byte, maxFrame)
 	for {
-		n, err := w.read(buf, 0)
+		n, _, err := w.read(buf, 0)
 		if err != nil {
 			b.Fatal(err)
 		}
@@ -33,7 +33,8 @@ func BenchmarkTakeOver(b *testing.B) {
 			for b.Loop() {
 				b.StopTimer()
 				a.set(Target{"eth0", addr, nil})
-				for _, err := w.read(drain, 1); err == nil; _, err = w.read(drain, 1) {
+				for err := error(nil); err == nil; {
+					_, _, err = w.read(drain, 1)
 				}
 				g := openGate()
 				b.StartTimer()

@@ -1,6 +1,7 @@
 package arp
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -27,9 +28,10 @@ type host interface {
 
 // A wire sends and receives the frames of one EtherType on one link.
 type wire interface {
-	read(b []byte, limit time.Duration) (int, error) // one frame; blocks, for ever if limit is 0; an error after Close
-	send(frame []byte) error                         // never blocks: with full buffers it is an error
-	station() (index int, own mac, err error)        // of the link as it is now; an error if it is gone
+	// read waits for one frame, for ever if limit is 0, and says when it came to this host. It returns an error after Close.
+	read(b []byte, limit time.Duration) (n int, came time.Time, err error)
+	send(frame []byte) error                  // never blocks: with full buffers it is an error
+	station() (index int, own mac, err error) // of the link as it is now; an error if it is gone
 	io.Closer
 }
 
@@ -83,16 +85,19 @@ func (kernel) open(index int, kind uint16) (wire, error) {
 		c.Close()
 		return nil, err
 	}
-	w := &packetWire{Conn: c, rc: rc, to: unix.SockaddrLinklayer{Ifindex: index}}
+	w := &packetWire{Conn: c, rc: rc, to: unix.SockaddrLinklayer{Ifindex: index}, oob: make([]byte, unix.CmsgSpace(binary.Size(stamp{})))}
 	if _, _, err := w.station(); err != nil {
 		c.Close()
 		return nil, err
 	}
-	// Claims leave before the bulk traffic that queues on the link: band 0 of pfifo_fast, and the like.
-	err = w.control(func(fd int) error { return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_PRIORITY, 6) })
+	err = w.control(func(fd int) error {
+		// Claims leave before the bulk traffic that queues on the link: band 0 of pfifo_fast, and the like.
+		err := os.NewSyscallError("set SO_PRIORITY", unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_PRIORITY, 6))
+		return errors.Join(err, os.NewSyscallError("set SO_TIMESTAMPNS", unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_TIMESTAMPNS_NEW, 1)))
+	})
 	if err != nil {
 		c.Close()
-		return nil, fmt.Errorf("set priority: %w", err)
+		return nil, err
 	}
 	return w, nil
 }
@@ -156,22 +161,58 @@ type packetWire struct {
 	rc syscall.RawConn
 	to unix.SockaddrLinklayer
 
-	end time.Time // the read deadline; only the reader uses it
+	// Only the reader uses these.
+	end time.Time // the read deadline
+	oob []byte
 }
 
-func (w *packetWire) read(b []byte, limit time.Duration) (int, error) {
+func (w *packetWire) read(b []byte, limit time.Duration) (n int, came time.Time, err error) {
 	var end time.Time
 	if limit > 0 {
 		end = time.Now().Add(limit)
 	}
 	if end != w.end {
 		if err := w.SetReadDeadline(end); err != nil {
-			return 0, err
+			return 0, came, err
 		}
 		w.end = end
 	}
-	n, _, err := w.ReadFrom(b)
-	return n, err
+	var oob int
+	cerr := w.rc.Read(func(fd uintptr) bool {
+		for err = unix.EINTR; err == unix.EINTR; { //nolint:errorlint // a system call returns no other
+			n, oob, _, _, err = unix.Recvmsg(int(fd), b, w.oob, unix.MSG_DONTWAIT)
+		}
+		return err != unix.EAGAIN //nolint:errorlint // as above
+	})
+	if cerr != nil {
+		return 0, came, cerr
+	}
+	if err != nil {
+		return 0, came, os.NewSyscallError("recvmsg", err)
+	}
+	return n, arrival(w.oob[:oob], time.Now()), nil
+}
+
+// A stamp is the kernel's __kernel_timespec, the same on all architectures.
+type stamp struct{ Seconds, Nanoseconds int64 }
+
+// arrival is when a frame that is read now came, by the kernel's stamp. That is of a clock which may be set meanwhile: a frame that
+// would come later than it is read comes now.
+func arrival(oob []byte, now time.Time) time.Time {
+	messages, err := unix.ParseSocketControlMessage(oob)
+	if err != nil {
+		return now
+	}
+	for _, m := range messages {
+		var s stamp
+		if m.Header.Level != unix.SOL_SOCKET || m.Header.Type != unix.SO_TIMESTAMPNS_NEW {
+			continue
+		}
+		if _, err := binary.Decode(m.Data, binary.NativeEndian, &s); err == nil {
+			return now.Add(-max(0, now.Sub(time.Unix(s.Seconds, s.Nanoseconds))))
+		}
+	}
+	return now
 }
 
 func (w *packetWire) send(frame []byte) error {

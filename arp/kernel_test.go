@@ -107,6 +107,50 @@ func TestKernelClientsAreAnswered(t *testing.T) {
 	}
 }
 
+// TestQuestionsThatWaited: what came before the claim, and was not read because this node was not scheduled, is not answered late.
+func TestQuestionsThatWaited(t *testing.T) {
+	seg := newSegment(t)
+	a, asker := seg.station(1).speak(nil), seg.station(10)
+	scheduled, stopped := make(chan struct{}), make(chan struct{}, 2)
+	a.host.read = func([]byte) {
+		select {
+		case stopped <- struct{}{}:
+		default:
+		}
+		<-scheduled
+	}
+	a.set(targets(nil)...)
+	group, groupMAC := solicitedNode(vip6)
+	ask := map[uint16][]byte{
+		etherARP:  arpFrame(broadcast, rfc826.OperationRequest, them, peer4, nobody, vip4),
+		etherIPv6: nsFrame(peer6, group, vip6, groupMAC),
+	}
+	const waiting = 5
+	for kind, question := range ask {
+		from, seen := asker.wire("eth0", kind), a.wire("eth0", kind)
+		for range waiting {
+			a.must(from.send(question))
+		}
+		for range waiting { // they are on the node
+			if _, _, err := seen.read(make([]byte, maxFrame), 30*time.Second); err != nil {
+				t.Fatal(err)
+			}
+		}
+		<-stopped
+	}
+	a.set(targets(openGate())...)
+	close(scheduled)
+	for kind, question := range ask {
+		a.must(asker.wire("eth0", kind).send(question))
+	}
+	for _, addr := range both {
+		eventually(t, addr.String()+" is asked for when it is claimed", func() bool { return a.stat("eth0", addr).Answered > 0 })
+		if n := a.stat("eth0", addr).Answered; n != 1 {
+			t.Errorf("%s: %d answers to one question since the claim and %d before it", addr, n, waiting)
+		}
+	}
+}
+
 func TestListenersAreSilent(t *testing.T) {
 	seg := newSegment(t)
 	var sent atomic.Int64

@@ -202,12 +202,12 @@ func (w *watchedWire) send(b []byte) error {
 	return w.wire.send(b)
 }
 
-func (w *watchedWire) read(b []byte, limit time.Duration) (int, error) {
-	n, err := w.wire.read(b, limit)
+func (w *watchedWire) read(b []byte, limit time.Duration) (int, time.Time, error) {
+	n, came, err := w.wire.read(b, limit)
 	if err == nil && w.h.read != nil {
 		w.h.read(b[:n])
 	}
-	return n, err
+	return n, came, err
 }
 
 // A node is a namespace with a running Speaker.

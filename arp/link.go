@@ -17,6 +17,7 @@ import (
 type target struct {
 	addr   netip.Addr
 	claim  Gate
+	since  time.Time // when claim was first wanted
 	course course
 	rivals rivals
 	group  io.Closer // membership of the solicited-node group; nil for IPv4, and until it is joined
@@ -133,7 +134,7 @@ func (l *link) apply(want []Target, now time.Time) {
 		if t.claim == w.Claim {
 			continue
 		}
-		t.claim = w.Claim
+		t.claim, t.since = w.Claim, now
 		t.course.stop()
 		if t.claim != nil {
 			t.course.restart(start)
@@ -271,11 +272,11 @@ func (l *link) read(ctx context.Context, w wire) error {
 	buf := make([]byte, maxFrame)
 	var limit time.Duration // 0: none
 	for ctx.Err() == nil {
-		n, err := w.read(buf, limit)
+		n, came, err := w.read(buf, limit)
 		if err == nil {
 			limit = 0
 			if m, err := parse(buf[:n]); err == nil {
-				l.hear(m, time.Now())
+				l.hear(m, came, time.Now())
 			}
 			continue
 		}
@@ -307,14 +308,17 @@ func pause(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-// hear acts on one frame.
-func (l *link) hear(m message, now time.Time) {
+// hear acts on one frame, which may have waited for us since it came.
+func (l *link) hear(m message, came, now time.Time) {
 	l.mu.Lock()
 	defer l.unlock()
 	if t := l.targets[m.claims]; t != nil && l.s.foreign(m, now) {
 		l.contest(t, m, now)
 	}
 	if t := l.targets[m.asks]; t != nil && m.asks != m.claims && (m.to == l.own || m.to.group()) {
+		if came.Before(t.since) {
+			return // whoever had the address then has answered
+		}
 		l.answer(t, m)
 	}
 }

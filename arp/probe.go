@@ -105,7 +105,7 @@ func await(w wire, addr netip.Addr, ours []mac, long time.Duration) (owner mac, 
 		if left <= 0 {
 			return owner, false, nil
 		}
-		n, err := w.read(buf, left)
+		n, _, err := w.read(buf, left)
 		if errors.Is(err, os.ErrDeadlineExceeded) {
 			continue
 		}

@@ -57,6 +57,7 @@ type fakeWire struct {
 	index  int
 	kind   uint16
 	in     chan []byte
+	waited atomic.Int64 // how long what is read now has waited, in ns
 	closed chan struct{}
 	once   sync.Once
 	sent   []sentFrame // guarded by h.mu
@@ -149,7 +150,7 @@ func (h *fakeHost) change(f func()) {
 	f()
 }
 
-func (w *fakeWire) read(b []byte, limit time.Duration) (int, error) {
+func (w *fakeWire) read(b []byte, limit time.Duration) (int, time.Time, error) {
 	var late <-chan time.Time
 	if limit > 0 {
 		late = time.After(limit)
@@ -157,13 +158,13 @@ func (w *fakeWire) read(b []byte, limit time.Duration) (int, error) {
 	select {
 	case f := <-w.in:
 		if f == nil {
-			return 0, errors.New("network is down")
+			return 0, time.Time{}, errors.New("network is down")
 		}
-		return copy(b, f), nil
+		return copy(b, f), time.Now().Add(-time.Duration(w.waited.Load())), nil
 	case <-w.closed:
-		return 0, os.ErrClosed
+		return 0, time.Time{}, os.ErrClosed
 	case <-late:
-		return 0, os.ErrDeadlineExceeded
+		return 0, time.Time{}, os.ErrDeadlineExceeded
 	}
 }
 
@@ -412,6 +413,28 @@ func TestAnswers(t *testing.T) {
 		for _, st := range b.Stats() {
 			if st.Answered != 3 || st.Heard != 0 {
 				t.Errorf("stats %+v", st)
+			}
+		}
+	})
+}
+
+// TestQuestionsOfBefore: what waited in a socket while another node had the address was answered there.
+func TestQuestionsOfBefore(t *testing.T) {
+	inBubble(t, func(b *bubble) {
+		b.set(Target{"eth0", vip4, openGate()})
+		b.sleep(10 * time.Millisecond)
+		b.set(Target{"eth0", vip4, nil})
+		b.sleep(10 * time.Millisecond)
+		b.set(Target{"eth0", vip4, openGate()})
+		b.sleep(5 * time.Millisecond)
+		for _, c := range []struct {
+			waited time.Duration
+			want   uint64
+		}{{15 * time.Millisecond, 0}, {5*time.Millisecond + 1, 0}, {5 * time.Millisecond, 1}, {0, 2}} {
+			b.h.wire(1, etherARP).waited.Store(int64(c.waited))
+			b.deliver(1, etherARP, arpFrame(broadcast, rfc826.OperationRequest, them, peer4, nobody, vip4))
+			if st := b.Stats()[0]; st.Answered != c.want {
+				t.Errorf("%d answers once a question had waited %v, want %d", st.Answered, c.waited, c.want)
 			}
 		}
 	})
