@@ -70,7 +70,7 @@ func (c Claims) Rivals() (lines []string) {
 		var words []string
 		if len(a.Dual) > 0 {
 			d := a.Dual[0]
-			words = append(words, fmt.Sprintf("%d questions answered by two, the first by %s and %s after %v", len(a.Dual), d.A, d.B, d.At))
+			words = append(words, fmt.Sprintf("%d questions answered by two, the first by %s and %s after %v, %v after it was asked", len(a.Dual), d.A, d.B, d.At, d.Late))
 		}
 		if again := a.Returns(); len(again) > 0 {
 			words = append(words, fmt.Sprintf("claimed by %s again after %v, when another had it", again[0].Host, again[0].From))
@@ -193,7 +193,7 @@ func (r *record) measure(addr netip.Addr, c Claims, name func(macAddr) string) C
 			answers[i] = k
 		case answers[i].by != k.by && !dual[i] && r.sent[i] >= int64(c.From) && r.sent[i] <= int64(c.To):
 			dual[i] = true
-			m.Dual = append(m.Dual, Dual{At: Mark(k.at).Sub(c.From), A: name(answers[i].by), B: name(k.by)})
+			m.Dual = append(m.Dual, Dual{At: Mark(k.at).Sub(c.From), Late: Mark(k.at).Sub(Mark(r.sent[i])), A: name(answers[i].by), B: name(k.by)})
 		}
 	}
 	var at []int64

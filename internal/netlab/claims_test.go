@@ -55,7 +55,7 @@ func TestClaimed(t *testing.T) {
 		{name: "nobody", say: func(int) string { return "" }, outage: 390, lost: 79, moved: -1},
 		{
 			name: "two answer one question", tenures: "n1 1-201, n2 201-396", moved: 201,
-			rivals: "1 questions answered by two, the first by n1 and n2 after 201.1ms",
+			rivals: "1 questions answered by two, the first by n1 and n2 after 201.1ms, 1.1ms after it was asked",
 			say:    func(i int) string { return before(i, 60, "1", before(i, 61, "12", "2")) },
 		},
 		{

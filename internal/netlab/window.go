@@ -39,6 +39,7 @@ type Window struct {
 // A Dual is one ARP question that two hosts answered.
 type Dual struct {
 	At   time.Duration // since From, of the second answer
+	Late time.Duration // the same since the question
 	A, B string        // in the order of their answers
 }
 
@@ -114,7 +115,7 @@ func (w *Window) count(q question, name func(macAddr) string) {
 		w.ARP[name(q.mac)]++
 	}
 	if q.dualAt != 0 {
-		w.Dual = append(w.Dual, Dual{At: Mark(q.dualAt).Sub(w.From), A: name(q.mac), B: name(q.rival)})
+		w.Dual = append(w.Dual, Dual{At: Mark(q.dualAt).Sub(w.From), Late: Mark(q.dualAt).Sub(Mark(q.sent)), A: name(q.mac), B: name(q.rival)})
 	}
 }
 
