@@ -208,10 +208,13 @@ func (s *site) kubectl(ctx context.Context, i int, input []byte, args ...string)
 func (s *site) Logs(lines int) string {
 	var b strings.Builder
 	for _, m := range s.machines {
-		files, _ := filepath.Glob(filepath.Join(m.File("/var/log"), "*.log"))
-		for _, f := range files {
+		dir := m.File("/var/log")
+		units, _ := filepath.Glob(filepath.Join(dir, "*.log"))
+		containers, _ := filepath.Glob(filepath.Join(dir, "pods/*/*/*.log"))
+		for _, f := range append(units, containers...) {
 			text, _ := os.ReadFile(f)
-			fmt.Fprintf(&b, "--- %s: %s\n%s\n", m.Name(), filepath.Base(f), lastLines(string(text), lines))
+			name, _ := filepath.Rel(dir, f)
+			fmt.Fprintf(&b, "--- %s: %s\n%s\n", m.Name(), name, lastLines(string(text), lines))
 		}
 	}
 	return b.String()

@@ -173,8 +173,20 @@ func (b *Bed) install(ctx context.Context) error {
 	return nil
 }
 
-func (b *Bed) config() []byte {
+// Configure adds a line to the section services of the configuration of all nodes. A Pintle reads it when it starts.
+func (b *Bed) Configure(line string) error {
+	var errs []error
+	for i := 1; i <= b.Len(); i++ {
+		errs = append(errs, b.Node(i).WriteFile(configFile, b.config(line), 0o600))
+	}
+	return errors.Join(errs...)
+}
+
+func (b *Bed) config(lines ...string) []byte {
 	text := "apiVersion: pintle.dev/v1\ninstance: " + instance + "\nservices:\n  namespace: " + Namespace + "\n"
+	for _, line := range lines {
+		text += "  " + line + "\n"
+	}
 	if b.opts.Lease != 0 {
 		text += fmt.Sprintf("  lease: %s\n", b.opts.Lease)
 	}

@@ -68,6 +68,30 @@ func TestLive(t *testing.T) {
 	if after := l.pids(); !slices.Equal(before, after) {
 		t.Errorf("the Pintles were the processes %v, and are %v", before, after)
 	}
+	if !t.Failed() {
+		l.t = t
+		l.unclassed()
+	}
+}
+
+// unclassed: of Pintles that leave Services without a class alone, such a one gets nothing, and gives back what it has.
+func (l *live) unclassed() {
+	ctx := l.t.Context()
+	s := l.survey(l.addr)
+	check(l.t, l.Configure("unclassed: false"))
+	for i := 1; i <= l.Len(); i++ {
+		check(l.t, l.Stop(ctx, i))
+		check(l.t, l.Start(i))
+	}
+	_, err := l.Service(ctx, "unclassed")
+	check(l.t, err)
+	_, err = l.Service(ctx, "classed", func(s *corev1.Service) { s.Spec.LoadBalancerClass = new("pintle.dev/lb") })
+	check(l.t, err)
+	l.claimed(s, l.addr, "")
+	l.empty("web")
+	classed := l.address("classed") // which was made after the other
+	l.claimed(l.survey(classed), classed, l.Node(holder(l.t, l.Bed, classed)).Name())
+	l.empty("unclassed")
 }
 
 // pids are the processes of the Pintles; 0: it has ended.
@@ -153,6 +177,18 @@ func (l *live) survey(addrs ...netip.Addr) *netlab.Survey {
 	return s
 }
 
+// empty waits until nothing of ours is in the status of a Service.
+func (l *live) empty(name string) {
+	l.t.Helper()
+	eventually(l.t, "the status of "+name+" is empty", func(ctx context.Context) error {
+		o, err := l.API(1).CoreV1().Services("default").Get(ctx, name, metav1.GetOptions{})
+		if err == nil && (len(o.Status.LoadBalancer.Ingress) > 0 || meta.FindStatusCondition(o.Status.Conditions, conditionType) != nil) {
+			err = fmt.Errorf("it is %+v", o.Status)
+		}
+		return err
+	})
+}
+
 // reason waits until the object of an address says where it is, and why.
 func (l *live) reason(a netip.Addr, node, words string) {
 	l.t.Helper()
@@ -234,13 +270,7 @@ func (l *live) ignores() {
 	s := l.survey(l.addr)
 	edit(l.t, l.Bed, "web", func(s *corev1.Service) { s.Annotations["pintle.dev/ignore"] = "true" })
 	l.claimed(s, l.addr, "")
-	eventually(l.t, "its status is empty", func(ctx context.Context) error {
-		o, err := l.API(1).CoreV1().Services("default").Get(ctx, "web", metav1.GetOptions{})
-		if err == nil && len(o.Status.LoadBalancer.Ingress)+len(o.Status.Conditions) > 0 {
-			err = fmt.Errorf("it is %+v", o.Status)
-		}
-		return err
-	})
+	l.empty("web")
 	edit(l.t, l.Bed, "web", func(s *corev1.Service) { delete(s.Annotations, "pintle.dev/ignore") })
 	l.address("web")
 	l.claimed(s, l.addr, l.Node(holder(l.t, l.Bed, l.addr)).Name())
