@@ -161,15 +161,25 @@ func (c *Installed) Join(ctx context.Context, i int) error {
 // busy container two seconds to stop and then leaves it there, in the way of the next. It can join again.
 func (c *Installed) Leave(ctx context.Context, i int) error {
 	n := c.nodes[i-1]
+	via := 1
+	if i == 1 {
+		via = 2
+	}
+	// By its pods kubeadm finds the etcd to remove; without them it goes on after a minute, and the node cannot join again.
+	for _, name := range []string{"etcd", "kube-apiserver"} {
+		err := eventually(ctx, func() error {
+			_, err := c.Kubectl(ctx, via, "get", "pod", "-n", "kube-system", name+"-"+n.Name())
+			return err
+		})
+		if err != nil {
+			return fmt.Errorf("wait for the pods of %s: %w", n.Name(), err)
+		}
+	}
 	for _, u := range []*unit{n.kubelet, n.proxy} {
 		u.stop(kill)
 	}
 	if err := n.kubeadmReset(ctx); err != nil {
 		return err
-	}
-	via := 1
-	if i == 1 {
-		via = 2
 	}
 	if _, err := c.Kubectl(ctx, via, "delete", "node", n.Name()); err != nil {
 		return err

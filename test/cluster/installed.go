@@ -239,8 +239,8 @@ func (n *InstalledNode) kubeadm(ctx context.Context) error {
 
 // kubeadmReset takes the node out of etcd and removes the files of kubeadm.
 func (n *InstalledNode) kubeadmReset(ctx context.Context) error {
-	// The first phase would ask systemd.
-	out, err := n.Exec(ctx, "kubeadm", "reset", "--force", "--cri-socket=unix://"+socket, "--skip-phases=preflight")
+	// The first phase would ask systemd. What it warns of is on standard error.
+	out, err := n.Exec(ctx, "sh", "-c", "exec kubeadm reset --force --cri-socket=unix://"+socket+" --skip-phases=preflight 2>&1")
 	return errors.Join(err, n.WriteFile("/var/log/kubeadm-reset.log", out, 0o644))
 }
 
