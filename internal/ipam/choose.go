@@ -96,6 +96,9 @@ func (s *resolution) stranger(h Holding) string {
 	if len(h.Users) == 0 {
 		return "is being given back"
 	}
+	if len(h.Users) >= MostUsers {
+		return fmt.Sprintf("is shared by %d Services, and by no more", len(h.Users))
+	}
 	for _, u := range h.Users {
 		if why := s.User.clash(&u); why != "" {
 			return why

@@ -100,6 +100,9 @@ type Holding struct {
 	Users []User // none: it is being given back, and nobody can have it yet
 }
 
+// MostUsers is how many Services may share an address: the object of the address has no room for more (the CRD of addresses).
+const MostUsers = 1024
+
 // With returns h with the user: in the place it has, or at the end. h is unchanged.
 func (h Holding) With(u User) Holding {
 	h.Users = slices.Clone(h.Users)

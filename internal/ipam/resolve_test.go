@@ -22,6 +22,14 @@ func holding(addr, pool string, users ...User) Holding {
 	return Holding{Addr: netip.MustParseAddr(addr), Pool: pool, Users: users}
 }
 
+// crowd are users that share an address, each with a port of its own, from 2 on.
+func crowd(n int) (all []User) {
+	for i := range n {
+		all = append(all, testUser(Key{"shop", fmt.Sprint("s", i)}, fmt.Sprint(i), "k", uint16(i+2)))
+	}
+	return all
+}
+
 // TestResolve has what a coordinator that settles all things one by one does not come across, but one may after a crash or a race.
 func TestResolve(t *testing.T) {
 	pools := []Pool{{Name: "main", AutoAssign: true, Ranges: ranges("192.0.2.0/29 2001:db8::/64")}, {Name: "spare", Ranges: ranges("198.51.100.0/29")}}
@@ -99,6 +107,18 @@ func TestResolve(t *testing.T) {
 		{"what people were told is no wish: who has nothing is given the lowest", nil,
 			Request{User: testUser(web, "1", ""), Families: []Family{IPv4}, Shown: []netip.Addr{netip.MustParseAddr("192.0.2.5")}},
 			"take 192.0.2.0 main"},
+		{"as many share an address as may: another one",
+			[]Holding{holding("192.0.2.0", "main", crowd(MostUsers)...)},
+			Request{User: testUser(web, "1", "k", 1), Families: []Family{IPv4}},
+			"take 192.0.2.1 main"},
+		{"as many share an address as may, and it is asked for",
+			[]Holding{holding("192.0.2.0", "main", crowd(MostUsers)...)},
+			Request{User: testUser(web, "1", "k", 1), Families: []Family{IPv4}, Addresses: []netip.Addr{netip.MustParseAddr("192.0.2.0")}},
+			"missing IPv4; refused: 192.0.2.0 of pool main is shared by 1024 Services, and by no more"},
+		{"one less: it is the last",
+			[]Holding{holding("192.0.2.0", "main", crowd(MostUsers-1)...)},
+			Request{User: testUser(web, "1", "k", 1), Families: []Family{IPv4}},
+			"take 192.0.2.0 main shared"},
 		{"IPv4 written as IPv6 is asked for",
 			nil, Request{User: testUser(web, "1", ""), Families: []Family{IPv4}, Addresses: []netip.Addr{netip.MustParseAddr("::ffff:192.0.2.5")}},
 			"take 192.0.2.5 main"},

@@ -18,6 +18,7 @@ func (c *coordinator) serve(k ipam.Key) (done bool, out []Write) {
 	delete(c.hoping, k)
 	if s == nil {
 		delete(c.again, k)
+		delete(c.vain, k)
 		return true, nil
 	}
 	if !c.ours(s) {

@@ -135,7 +135,12 @@ func (c *Controller) overhear(name string, lw *cache.ListWatch) {
 	}
 	lw.WatchFuncWithContext = func(ctx context.Context, o metav1.ListOptions) (watchapi.Interface, error) {
 		out, err := watch(ctx, o)
-		c.watched(ctx, name, err)
+		switch {
+		case err == nil:
+			c.post(func() { c.heardOf(name) })
+		case o.SendInitialEvents == nil || !apierrors.IsInvalid(err): // an older API server lists, and is asked again without it
+			c.watched(ctx, name, err)
+		}
 		return out, err
 	}
 }
@@ -156,7 +161,7 @@ func (c *Controller) watchFailed(name string, err error) {
 	})
 }
 
-// heardOf notes that a watch brings something.
+// heardOf notes that a watch has begun.
 func (c *Controller) heardOf(name string) {
 	if c.faults[name] != "" {
 		c.faults[name] = ""
@@ -177,7 +182,6 @@ func level(err error) slog.Level {
 // What follows runs in the loop.
 
 func (c *Controller) putService(o runtime.Object) {
-	c.heardOf("services")
 	c.seeService(readService(o.(*corev1.Service)))
 }
 
@@ -198,7 +202,6 @@ func (c *Controller) dropService(o runtime.Object) {
 }
 
 func (c *Controller) replaceServices(all []runtime.Object, of listing) {
-	c.heardOf("services")
 	there := map[ipam.Key]string{}
 	for _, o := range all {
 		s := readService(o.(*corev1.Service))
@@ -217,7 +220,6 @@ func (c *Controller) replaceServices(all []runtime.Object, of listing) {
 }
 
 func (c *Controller) putSlice(o runtime.Object) {
-	c.heardOf("endpointslices")
 	s := o.(*discoveryv1.EndpointSlice)
 	e := readSlice(s)
 	m := c.facts.Slices[e.Service]
@@ -258,7 +260,6 @@ func (c *Controller) endpointsChanged(k ipam.Key) {
 }
 
 func (c *Controller) putNode(o runtime.Object) {
-	c.heardOf("nodes")
 	n := readNode(o.(*corev1.Node))
 	was := c.facts.Nodes[n.Name]
 	c.facts.Nodes[n.Name] = n
@@ -281,7 +282,6 @@ func (c *Controller) replaceNodes(all []runtime.Object, _ listing) {
 }
 
 func (c *Controller) putNamespace(o runtime.Object) {
-	c.heardOf("namespaces")
 	n := o.(*corev1.Namespace)
 	c.facts.Namespaces[n.Name] = n.Labels
 	if c.coord == nil {
@@ -306,7 +306,6 @@ func (c *Controller) replaceNamespaces(all []runtime.Object, _ listing) {
 }
 
 func (c *Controller) putPool(o runtime.Object) {
-	c.heardOf("addresspools")
 	p := o.(*pintlev1.AddressPool)
 	was := c.facts.Pools[p.Name]
 	c.facts.Pools[p.Name] = readPool(p)
@@ -329,7 +328,6 @@ func (c *Controller) replacePools(all []runtime.Object, _ listing) {
 }
 
 func (c *Controller) putAddress(o runtime.Object) {
-	c.heardOf("addresses")
 	c.seeAddress(o.(*pintlev1.Address))
 }
 
@@ -342,7 +340,6 @@ func (c *Controller) dropAddress(o runtime.Object) {
 }
 
 func (c *Controller) replaceAddresses(all []runtime.Object, of listing) {
-	c.heardOf("addresses")
 	if of.restored {
 		clear(c.lost)
 	}
@@ -394,11 +391,11 @@ func (c *Controller) loseAddress(a netip.Addr, version uint64) {
 	c.lost[a] = version
 	delete(c.facts.Records, a)
 	delete(c.hold.gone, a)
+	delete(c.hold.again, a)
 	c.recordChanged(a)
 }
 
 func (c *Controller) putSeat(o runtime.Object) {
-	c.heardOf("seat")
 	c.sit(o.(*coordinationv1.Lease))
 }
 

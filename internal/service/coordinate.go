@@ -122,6 +122,8 @@ func (c *coordinator) recordChanged(a netip.Addr) {
 	r := c.Records[a]
 	c.records.add(a)
 	if r == nil {
+		delete(c.again, a)
+		delete(c.repool, a)
 		c.book.Remove(a)
 		c.book.Unblock(a)
 		c.wanting()

@@ -124,6 +124,9 @@ func (f *Facts) void(node string, epoch uint64) bool {
 	return known && m.Epoch > epoch
 }
 
+// gone reports whether nothing but its Lease is left of a node.
+func (f *Facts) gone(node string) bool { return f.Nodes[node] == nil && !f.Roll[node].Alive }
+
 // ours reports whether a Service is one that Pintle gives addresses to.
 func (f *Facts) ours(s *Service) bool {
 	switch {

@@ -33,6 +33,9 @@ func (c *Controller) learnTerm(t leader.Term) {
 func (c *Controller) learnMember(m leader.RollMember) {
 	was, known := c.facts.Roll[m.Node]
 	c.facts.Roll[m.Node] = Fellow{m, wordOf(m.Note)}
+	if m.Epoch == 0 && !m.Alive { // its Lease is gone, and nothing names it
+		delete(c.facts.Roll, m.Node)
+	}
 	switch {
 	case m.Fenced && !was.Fenced:
 		c.log.Warn("a node was fenced", "peer", m.Node, "epoch", m.Epoch)
@@ -132,7 +135,9 @@ func (c *Controller) soon() (at leader.Instant) {
 		wall(r.at)
 	}
 	for _, i := range c.flush.waiting {
-		next(i)
+		if i > f.Now { // else it is being done, and that will be news
+			next(i)
+		}
 	}
 	for _, l := range c.hold.left {
 		next(l.at.Add(lingering))

@@ -27,7 +27,12 @@ func newPart[T any](c *Controller, s agent.Setter[T], equal func(a, b T) bool) *
 	p := &part[T]{equal: equal}
 	if s != nil {
 		p.Worker = agent.NewWorker(s, func(doing, have []T, err error) {
-			c.post(func() { p.busy, p.doing, p.have, p.err = doing != nil, doing, have, err })
+			c.post(func() {
+				p.busy, p.doing, p.have = doing != nil, doing, have
+				if !p.busy { // until another try has ended what was wrong stays wrong
+					p.err = err
+				}
+			})
 		})
 		p.Pace = agent.Pace{Times: lookTimes, Least: restLeast, More: restMore, Most: lookMost}
 	}

@@ -216,6 +216,9 @@ const maxReason = 512
 func (f *Facts) nowhere(r *Record) string {
 	var why []string
 	for _, n := range slices.Sorted(maps.Keys(f.Roll)) {
+		if f.gone(n) {
+			continue
+		}
 		if g, w := f.suits(r, n); g != fit {
 			why = append(why, n+" "+w)
 		}

@@ -2,12 +2,12 @@ package service
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"slices"
 	"strings"
 	"time"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/pintle-lb/pintle/internal/ipam"
@@ -24,14 +24,6 @@ type toldPool struct {
 	at   leader.Instant
 }
 
-func textOf(st pintlev1.AddressPoolStatus) string {
-	text, err := json.Marshal(st)
-	if err != nil {
-		panic("marshal the status of a pool: " + err.Error()) // numbers and strings only
-	}
-	return string(text)
-}
-
 // tellPools writes the status of pools that is another one than before.
 func (c *Controller) tellPools(ctx context.Context) {
 	f := &c.facts
@@ -46,8 +38,8 @@ func (c *Controller) tellPools(ctx context.Context) {
 	wrong := ipam.CheckPools(all)
 	for name, p := range f.Pools {
 		st := c.coord.poolStatus(p, wrong[name])
-		text := textOf(st)
-		if t := c.told[name]; text == t.text && (text == textOf(p.Object.Status) || f.Now < t.at.Add(poolsAgain)) {
+		text := jsonOf(st)
+		if t := c.told[name]; text == t.text && (text == jsonOf(p.Object.Status) || f.Now < t.at.Add(poolsAgain)) {
 			continue
 		}
 		c.told[name] = toldPool{text, f.Now}
@@ -58,7 +50,9 @@ func (c *Controller) tellPools(ctx context.Context) {
 			c.post(func() {
 				if err != nil {
 					delete(c.told, name)
-					c.failed("write the status of pool "+name, err)
+				}
+				if ctx.Err() == nil && !apierrors.IsNotFound(err) { // the watch tells that it is gone
+					c.wrote("pools", "write the status of pool "+name, err)
 				}
 			})
 			return nil

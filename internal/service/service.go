@@ -111,7 +111,7 @@ type Controller struct {
 	rollAt    leader.Instant    // and which nodes are named
 	need      map[string]uint64
 	poolsAt   leader.Instant      // when the status of the pools was looked at
-	apiErr    string              // of the last write; "" when it succeeded
+	writeErrs map[string]fault    // of the last writes, by what they write
 	kin       Kin                 // as told
 	quits     bool                // end is closed
 	unfit     string              // why this node can serve nobody
@@ -144,7 +144,7 @@ func newController(cfg Config, cl api) *Controller {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
 	c := &Controller{cfg: cfg, log: cfg.Log, client: cl, wake: make(chan struct{}, 1), end: make(chan struct{}), synced: map[string]bool{}, lost: map[netip.Addr]uint64{},
-		window: mostWrites, faults: map[string]string{}, busy: map[ipam.Key]bool{},
+		window: mostWrites, faults: map[string]string{}, writeErrs: map[string]fault{}, busy: map[ipam.Key]bool{},
 		flush: newFlush(cfg.Flush), herald: newHerald(), told: map[string]toldPool{}}
 	c.facts = Facts{Node: cfg.Node, Rules: cfg.Rules, Services: map[ipam.Key]*Service{}, Slices: map[ipam.Key]map[string]*Endpoints{},
 		Nodes: map[string]*NodeInfo{}, Namespaces: map[string]map[string]string{}, Pools: map[string]*Pool{}, Records: map[netip.Addr]*Record{},
@@ -187,7 +187,13 @@ func (c *Controller) Member(m leader.RollMember) { c.post(func() { c.learnMember
 
 // Links takes the links that this node can announce on.
 func (c *Controller) Links(links []Link) {
-	c.post(func() { c.word.Links, c.links = links, true })
+	told := fitting(links)
+	c.post(func() {
+		if n := len(links) - len(told); n > 0 && len(c.word.Links) != len(told) {
+			c.log.Warn("other nodes are not told of all links of this one: no address is placed here for the sake of the others", "links", len(links), "left_out", n)
+		}
+		c.word.Links, c.links = told, true
+	})
 }
 
 // Unfit takes why this node can serve nobody now; "" when it can.
@@ -328,6 +334,7 @@ func (c *Controller) speak() {
 	if c.guards.err != nil {
 		w.Unfit = "its packet filter: " + c.guards.err.Error()
 	}
+	w.Unfit = shortened(w.Unfit, mostUnfit)
 	if text := w.text(); text != c.said {
 		c.said = text
 		c.log.Info("this node", "unfit", w.Unfit, "leaving", w.Leaving, "links", len(w.Links))
@@ -371,10 +378,11 @@ func (c *Controller) writeSeat(ctx context.Context, node string, epoch uint64) {
 		}
 		c.post(func() {
 			c.seating = false
+			if ctx.Err() == nil {
+				c.wrote("seat", "take the coordinator's seat", err)
+			}
 			if err == nil {
 				c.sit(out)
-			} else if ctx.Err() == nil {
-				c.failed("take the coordinator's seat", err)
 			}
 		})
 		return nil
@@ -423,8 +431,8 @@ func (c *Controller) catchUp(ctx context.Context, of *coordinator) {
 		for ctx.Err() == nil {
 			err := c.client.addresses(ctx, func(o *pintlev1.Address) { c.post(func() { c.seeAddress(o) }) })
 			c.post(func() {
-				if err != nil && ctx.Err() == nil {
-					c.failed("read all addresses", err)
+				if ctx.Err() == nil {
+					c.wrote("all addresses", "read all addresses", err)
 				}
 				of.caughtUp = err == nil
 			})

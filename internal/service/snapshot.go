@@ -102,8 +102,10 @@ func (c *Controller) snapshot() *Snapshot {
 			s.Faults = append(s.Faults, name+": "+why)
 		}
 	}
-	if c.apiErr != "" {
-		s.Faults = append(s.Faults, c.apiErr)
+	for _, why := range c.writeErrs {
+		if why.counts(f.Now) {
+			s.Faults = append(s.Faults, why.text)
+		}
 	}
 	slices.Sort(s.Faults)
 	c.snapAddresses(s)
@@ -159,6 +161,9 @@ func (c *Controller) snapAddresses(s *Snapshot) {
 	slices.SortFunc(s.Nowhere, byAddr)
 	slices.SortFunc(s.Elsewhere, byAddr)
 	for name, m := range f.Roll {
+		if f.gone(name) && held[name] == 0 {
+			continue
+		}
 		ns := NodeStatus{Name: name, Epoch: m.Epoch, Alive: m.Alive, Holds: held[name], Version: m.Word.Version}
 		g, why := f.suitsAny(name)
 		if g == fit {

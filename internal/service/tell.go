@@ -67,7 +67,7 @@ func (c *coordinator) tell(s *Service, have []netip.Addr, reason, words string) 
 
 // forsake takes back what Pintle said in the status of a Service that is not its own any more.
 func (c *coordinator) forsake(s *Service) []Write {
-	if s.Condition == nil {
+	if s.Condition == nil || c.vain[s.Key] == (vanity{version: s.Version}) {
 		return nil
 	}
 	return []Write{{Verb: Status, Service: s, Key: s.Key}}

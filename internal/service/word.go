@@ -2,6 +2,7 @@ package service
 
 import (
 	"encoding/json"
+	"fmt"
 	"net/netip"
 	"path"
 	"slices"
@@ -22,13 +23,50 @@ type Link struct {
 	Default bool           `json:"default,omitempty"` // a default route leads over it
 }
 
-// text is the Word as a Lease carries it.
-func (w Word) text() string {
-	b, err := json.Marshal(w)
-	if err != nil {
-		panic("marshal a word: " + err.Error()) // strings only
+// A Lease carries at most 4 KiB of what a node says of itself (leader.Kube.Note), in JSON: so much of it may be links, and why the node
+// is unfit.
+const (
+	mostLinks = 3 << 10
+	mostUnfit = 768
+)
+
+// fitting are the links of which a node can tell the others: those with a default route, and as many of the others as there is room for.
+func fitting(links []Link) (out []Link) {
+	room := mostLinks
+	fits := map[string]bool{}
+	for _, first := range []bool{true, false} {
+		for _, l := range links {
+			if l.Default == first {
+				room -= len(jsonOf(l)) + 1
+				fits[l.Name] = room >= 0
+			}
+		}
 	}
-	return string(b)
+	return slices.DeleteFunc(slices.Clone(links), func(l Link) bool { return !fits[l.Name] })
+}
+
+// shortened is a text, or its beginning, that takes at most so many bytes of JSON.
+func shortened(text string, most int) string {
+	if len(jsonOf(text)) <= most {
+		return text
+	}
+	const more = " ..."
+	for len(jsonOf(text)) > most-len(more) {
+		text = text[:len(text)*3/4]
+	}
+	return text + more
+}
+
+// text is the Word as a Lease carries it.
+func (w Word) text() string { return jsonOf(w) }
+
+// jsonOf is what is made of numbers and strings, in JSON.
+func jsonOf(v any) string {
+	text, err := json.Marshal(v)
+	if err != nil {
+		panic(fmt.Sprintf("marshal %T: %v", v, err))
+	}
+	return string(text)
 }
 
 // wordOf reads what a node said; nothing makes it unfit.

@@ -1,8 +1,10 @@
 package service
 
 import (
+	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 )
 
@@ -48,5 +50,34 @@ func TestWordOf(t *testing.T) {
 	}
 	if got := wordOf("{}"); got.Unfit != "" {
 		t.Errorf("one that says that all is well: %+v", got)
+	}
+}
+
+// TestWordFits: however many links a node has, and whatever is wrong with it, its word has room in a Lease.
+func TestWordFits(t *testing.T) {
+	var links []Link
+	for i := range 250 {
+		links = append(links, Link{Name: fmt.Sprintf("vlan%d", i), Subnets: []netip.Prefix{
+			netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 200, byte(i), 128}), 25), netip.MustParsePrefix("2001:db8:1234:5678::/64")}})
+	}
+	links = append(links, Link{Name: "uplink", Default: true})
+	told := fitting(links)
+	if n := len(told); n < 25 || n == len(links) || told[0].Name != "vlan0" || told[n-1].Name != "uplink" {
+		t.Errorf("of %d links it tells of %d: %+v", len(links), len(told), told)
+	}
+	if few := links[200:]; !slices.EqualFunc(fitting(few[:20]), few[:20], func(a, b Link) bool { return a.Name == b.Name }) {
+		t.Errorf("of 20 links it tells of %+v", fitting(few[:20]))
+	}
+	for _, unfit := range []string{strings.Repeat("x", 5000), strings.Repeat("\"", 5000), strings.Repeat("\x01", 5000), strings.Repeat("é", 5000)} {
+		w := Word{Unfit: shortened(unfit, mostUnfit), Leaving: true, Links: told, Version: "v1.2.3-0.20260101000000-0123456789ab+dirty"}
+		if n := len(w.text()); n > 4<<10 {
+			t.Errorf("%.5q...: %d bytes", unfit, n)
+		}
+		if got := wordOf(w.text()); !got.Leaving || len(got.Links) != len(told) || !strings.HasSuffix(got.Unfit, " ...") || len(got.Unfit) < 90 {
+			t.Errorf("%.5q...: it is read as %+v", unfit, got)
+		}
+	}
+	if got := shortened("short", mostUnfit); got != "short" {
+		t.Errorf("%q", got)
 	}
 }

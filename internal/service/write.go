@@ -15,6 +15,7 @@ import (
 
 	"github.com/pintle-lb/pintle/internal/ipam"
 	"github.com/pintle-lb/pintle/internal/service/pintlev1"
+	"github.com/pintle-lb/pintle/leader"
 )
 
 // A Verb is what a write does.
@@ -118,7 +119,7 @@ func (c *Controller) carryOut(ctx context.Context, w Write) (r result) {
 		r.service, r.err = c.client.status(ctx, w.Service, w.Addrs, w.Condition)
 		return r
 	}
-	if apierrors.IsConflict(r.err) || apierrors.IsNotFound(r.err) || apierrors.IsAlreadyExists(r.err) {
+	if apierrors.IsConflict(r.err) || apierrors.IsNotFound(r.err) && w.Verb != Create || apierrors.IsAlreadyExists(r.err) {
 		var err error
 		if r.object, err = c.client.get(ctx, w.Object.Name); err != nil {
 			r.err = err
@@ -164,7 +165,9 @@ func (c *Controller) learnWrite(ctx context.Context, w Write, r result) {
 
 // outcome notes whether a write succeeded, and says so once if not.
 func (c *Controller) outcome(w Write, err error) {
+	what := "addresses"
 	if w.Mine {
+		what = "addresses of this node"
 		if err == nil {
 			delete(c.hold.again, w.Record.Addr)
 		} else {
@@ -177,11 +180,7 @@ func (c *Controller) outcome(w Write, err error) {
 			c.coord.wrote(w.Taker, err)
 		}
 	}
-	if err != nil {
-		c.failed(fmt.Sprintf("%s address %s", w.Verb, w.Record.Addr), err)
-	} else {
-		c.failed("", nil)
-	}
+	c.wrote(what, fmt.Sprintf("%s address %s", w.Verb, w.Record.Addr), err)
 }
 
 // String is the verb in words.
@@ -194,18 +193,31 @@ func backoff(fails int) time.Duration {
 	return min(50*time.Millisecond<<min(fails, 10), 30*time.Second)
 }
 
-// failed notes why the last write failed; it is logged once for each change.
-func (c *Controller) failed(what string, err error) {
-	switch {
-	case err == nil && c.apiErr != "":
-		c.apiErr = ""
-		c.log.Info("the API takes writes again")
-	case err != nil && c.apiErr == "":
-		c.log.Log(context.Background(), level(err), "cannot "+what+", trying again", "err", err)
-		fallthrough
-	case err != nil:
-		c.apiErr = fmt.Sprintf("%s: %v", what, err)
+// A fault is why the last write failed.
+type fault struct {
+	text string
+	at   leader.Instant
+}
+
+// faultLife is how long a fault counts. What is still to be written fails again within this time.
+const faultLife = time.Minute
+
+func (f fault) counts(now leader.Instant) bool { return f.text != "" && now < f.at.Add(faultLife) }
+
+// wrote notes whether the last write of some kind succeeded, and why not; that is logged once for each change.
+func (c *Controller) wrote(kind, what string, err error) {
+	failing := c.writeErrs[kind].counts(c.facts.Now)
+	if err == nil {
+		delete(c.writeErrs, kind)
+		if failing {
+			c.log.Info("the API takes writes again", "objects", kind)
+		}
+		return
 	}
+	if !failing {
+		c.log.Log(context.Background(), level(err), "cannot "+what+", trying again", "err", err)
+	}
+	c.writeErrs[kind] = fault{fmt.Sprintf("%s: %v", what, err), c.facts.Now}
 }
 
 // learnStatus takes what came of a write of a Service's status.
@@ -216,13 +228,9 @@ func (c *Controller) learnStatus(ctx context.Context, w Write, r result) {
 		err = nil // another Service has this name now, or none: the watch tells
 	}
 	if c.coord != nil {
-		c.coord.wrote(w.Service.Key, err)
+		c.coord.wrote(w.Service.Key, r.err) // and until the watch does it is not tried at full speed
 	}
-	if err != nil {
-		c.failed("write the status of service "+w.Service.Namespace+"/"+w.Service.Name, err)
-	} else {
-		c.failed("", nil)
-	}
+	c.wrote("services", "write the status of service "+w.Service.Namespace+"/"+w.Service.Name, err)
 	if r.err == nil {
 		if s := c.facts.Services[w.Service.Key]; s != nil && s.UID == w.Service.UID { // else it is gone by now
 			c.seeService(readService(r.service))

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"net/http"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"reflect"
 	"regexp"
 	"slices"
@@ -64,7 +66,7 @@ func TestCRDs(t *testing.T) {
 	}
 	for name, f := range map[string]func(*testing.T, context.Context, *api){
 		"pools": pools, "entries": entries, "defaults": defaults, "pool in full": poolInFull, "address in full": addressInFull,
-		"names": names, "addresses": addresses, "changes": changes, "columns": columns, "describe": describe, "rights": rights, "priority": priority,
+		"names": names, "addresses": addresses, "changes": changes, "columns": columns, "describe": describe, "rights": rights, "priority": priority, "printed": printed,
 	} {
 		t.Run(name, func(t *testing.T) { f(t, ctx, a) })
 	}
@@ -74,6 +76,30 @@ func check(t *testing.T, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)
+	}
+}
+
+// printed: what Pintle's commands print the API server takes: the manifests, with routers and pools, and the pools of import metallb.
+func printed(t *testing.T, ctx context.Context, a *api) {
+	taken := 0
+	for _, pattern := range []string{"../../manifests/testdata/services/*.yaml", "../../internal/metallb/testdata/*.out"} {
+		files, err := filepath.Glob(pattern)
+		check(t, err)
+		for _, file := range files {
+			text, err := os.ReadFile(file)
+			check(t, err)
+			objects, _, _ := strings.Cut(string(text), "--- pintle.yaml")
+			if !strings.Contains(objects, "kind:") {
+				continue
+			}
+			if out, err := a.Apply(ctx, 1, []byte(objects), "--validate=strict", "--dry-run=server"); err != nil {
+				t.Errorf("%s: %v: %s", filepath.Base(file), err, out)
+			}
+			taken++
+		}
+	}
+	if taken < 9 {
+		t.Errorf("only %d files have objects", taken)
 	}
 }
 

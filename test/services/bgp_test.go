@@ -23,7 +23,7 @@ bgp:
   as: 65001
   drain: {wait: 1s}
   peers:
-    - {name: tor, address: 10.77.0.200, as: 65000, hold: 3s, connectRetry: 1s}
+    - {name: tor, address: 10.77.0.200, as: 65001, hold: 3s, connectRetry: 1s} # only within an AS a preference is told
 `
 
 // TestRoutes: a pool that is announced by BGP has routes from every node that suits, whatever happens to nodes and endpoints, and
@@ -32,7 +32,7 @@ func TestRoutes(t *testing.T) {
 	b := newPintle(t, services.Options{Nodes: 1, Workers: 2, Lease: 3 * time.Second, Config: routers})
 	ctx := t.Context()
 	hub := b.Lab().Client()
-	c := router.Config{AS: 65000, RouterID: hub.Addr()}
+	c := router.Config{AS: 65001, RouterID: hub.Addr()}
 	for _, n := range b.Nodes() {
 		c.Neighbors = append(c.Neighbors, router.Neighbor{Addr: n.Addr(), AS: 65001, Hold: 3 * time.Second})
 	}
@@ -70,7 +70,7 @@ func TestRoutes(t *testing.T) {
 	}
 	via("every node", web, 1, 2, 3)
 	check(t, services.Await(within, func(ctx context.Context) error { _, err := b.Ask(ctx, "tcp", addrs[0]); return err }))
-	carries(t, bird, web, "(65001,100)", "(65001, 1, 2)")
+	carries(t, bird, web, "(65001,100)", "(65001, 1, 2)", "BGP.local_pref: 150")
 
 	if o, err := b.API(1).Addresses.Get(ctx, addrs[0].String(), metav1.GetOptions{}); err != nil || o.Spec.Wanted != "" || o.Status.Holder != "" {
 		t.Errorf("its object names a holder: %+v, %v", o, err)
@@ -78,11 +78,12 @@ func TestRoutes(t *testing.T) {
 
 	// Annotations count in the place of the pool's.
 	edit(t, b, "web", func(s *corev1.Service) {
-		s.Annotations = map[string]string{"pintle.dev/bgp-communities": "65001:7, no-export"}
+		s.Annotations = map[string]string{"pintle.dev/bgp-communities": "65001:7, no-export", "pintle.dev/bgp-local-pref": "250"}
 	})
 	eventually(t, "the Service's own communities", func(ctx context.Context) error {
 		text, err := bird.Ask(ctx, "show route all for "+web.String())
-		if err == nil && (!strings.Contains(text, "(65001,7)") || strings.Contains(text, "(65001,100)")) {
+		if err == nil && (!strings.Contains(text, "(65001,7)") || !strings.Contains(text, "(65535,65281)") || !strings.Contains(text, "BGP.local_pref: 250") ||
+			strings.Contains(text, "(65001,100)")) {
 			err = errors.New(text)
 		}
 		return err

@@ -2,12 +2,15 @@ package services_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -16,6 +19,7 @@ import (
 
 	"github.com/pintle-lb/pintle/internal/netlab"
 	"github.com/pintle-lb/pintle/internal/service/pintlev1"
+	"github.com/pintle-lb/pintle/test/cluster"
 	"github.com/pintle-lb/pintle/test/services"
 )
 
@@ -34,13 +38,17 @@ type faults struct {
 // another one.
 func TestFaults(t *testing.T) {
 	const many = 60
-	b := newPintle(t, services.Options{Lease: lease})
-	_, err := b.Pool(t.Context(), "main", "10.99.0.0/24")
+	b := newPintle(t, services.Options{Lease: lease, IPv6: true})
+	_, err := b.Pool(t.Context(), "main", "10.99.0.0/24", "fd99::/120")
 	check(t, err)
 	_, err = b.Backend(t.Context(), 1, services.Echo)
 	check(t, err)
 	for i := range many {
-		_, err := b.Service(t.Context(), fmt.Sprintf("s%d", i))
+		_, err := b.Service(t.Context(), fmt.Sprintf("s%d", i), func(s *corev1.Service) {
+			if i%6 == 0 {
+				s.Spec.IPFamilies = []corev1.IPFamily{corev1.IPv6Protocol}
+			}
+		})
 		check(t, err)
 	}
 	f := &faults{Bed: b, t: t}
@@ -55,10 +63,14 @@ func TestFaults(t *testing.T) {
 		do   func() // breaks something, mends it, and waits until that shows
 	}{
 		{"a node is cut off", func() { f.vanishes(5, b.Node(5).Cut, b.Node(5).Heal) }},
-		{"a Pintle is frozen", func() { f.vanishes(4, func() error { return b.Freeze(4) }, func() error { return b.Continue(4) }) }},
+		{"the Pintle that coordinates is frozen", func() {
+			i := f.coordinator()
+			f.vanishes(i, func() error { return b.Freeze(i) }, func() error { return b.Continue(i) })
+		}},
 		{"a Pintle is killed and started again", func() { f.returns(3) }},
 		{"a Pintle is stopped", func() { f.drains(2) }},
 		{"a node is cordoned", func() { f.cordons(1) }},
+		{"a node forwards nothing", func() { f.forwardsNothing(4) }},
 		{"rolling restart", f.rolls},
 		{"all are killed and come back", f.allDie},
 	} {
@@ -102,7 +114,11 @@ func (f *faults) turns(ctx context.Context) map[netip.Addr]int64 {
 // allocated learns the addresses of all Services.
 func (f *faults) allocated(ctx context.Context, many int) error {
 	f.addrs = nil
-	for name, addr := range f.allocationIn(ctx) {
+	all, err := f.allocationIn(ctx)
+	if err != nil {
+		return err
+	}
+	for name, addr := range all {
 		if addr == "" {
 			return fmt.Errorf("Service %s has none", name)
 		}
@@ -115,11 +131,18 @@ func (f *faults) allocated(ctx context.Context, many int) error {
 }
 
 // allocation is which address each Service has.
-func (f *faults) allocation() map[string]string { return f.allocationIn(f.t.Context()) }
-
-func (f *faults) allocationIn(ctx context.Context) map[string]string {
-	list, err := f.API(1).CoreV1().Services("default").List(ctx, metav1.ListOptions{})
+func (f *faults) allocation() map[string]string {
+	f.t.Helper()
+	out, err := f.allocationIn(f.t.Context())
 	check(f.t, err)
+	return out
+}
+
+func (f *faults) allocationIn(ctx context.Context) (map[string]string, error) {
+	list, err := f.API(1).CoreV1().Services("default").List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return nil, err
+	}
 	out := map[string]string{}
 	for _, s := range list.Items {
 		if s.Spec.Type != corev1.ServiceTypeLoadBalancer {
@@ -130,12 +153,16 @@ func (f *faults) allocationIn(ctx context.Context) map[string]string {
 			out[s.Name] = addrs[0].String()
 		}
 	}
-	return out
+	return out, nil
 }
 
 // answered reports an error unless every address is answered for, by the node that its object names.
 func (f *faults) answered(ctx context.Context) error {
-	holders, now := f.holders(ctx), f.survey.Holders()
+	holders, err := f.holders(ctx)
+	if err != nil {
+		return err
+	}
+	now := f.survey.Holders()
 	for _, a := range f.addrs {
 		if now[a] == "" || now[a] != holders[a] {
 			return fmt.Errorf("%s is held by %q and answered for by %q", a, holders[a], now[a])
@@ -145,15 +172,20 @@ func (f *faults) answered(ctx context.Context) error {
 }
 
 // holders are the nodes that the objects of addresses name.
-func (f *faults) holders(ctx context.Context) map[netip.Addr]string {
+func (f *faults) holders(ctx context.Context) (map[netip.Addr]string, error) {
+	list, err := f.API(1).Addresses.List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return nil, err
+	}
 	out := map[netip.Addr]string{}
-	for _, a := range f.objects(ctx) {
+	for _, a := range list.Items {
 		out[netip.MustParseAddr(a.Spec.Address)] = a.Status.Holder
 	}
-	return out
+	return out, nil
 }
 
 func (f *faults) objects(ctx context.Context) []pintlev1.Address {
+	f.t.Helper()
 	list, err := f.API(1).Addresses.List(ctx, metav1.ListOptions{})
 	check(f.t, err)
 	return list.Items
@@ -163,8 +195,12 @@ func (f *faults) objects(ctx context.Context) []pintlev1.Address {
 func (f *faults) spread(when string, nodes int) {
 	f.t.Helper()
 	eventually(f.t, "an even spread "+when, func(ctx context.Context) error {
+		holders, err := f.holders(ctx)
+		if err != nil {
+			return err
+		}
 		load := map[string]int{}
-		for _, n := range f.holders(ctx) {
+		for _, n := range holders {
 			load[n]++
 		}
 		shares := slices.Sorted(maps.Values(load))
@@ -185,13 +221,104 @@ func (f *faults) of(node string) (out []netip.Addr) {
 	return out
 }
 
-// vanishes has a node go without a word, and waits until others answer for its addresses; then it comes back.
+// coordinator is the node that gives addresses to nodes.
+func (f *faults) coordinator() (i int) {
+	f.t.Helper()
+	eventually(f.t, "somebody coordinates", func(ctx context.Context) error {
+		for i = 1; i <= f.Len(); i++ {
+			out, err := f.Status(ctx, i, "-o", "json")
+			var r struct{ Services struct{ Coordinates bool } }
+			if err = errors.Join(err, json.Unmarshal(out, &r)); err != nil {
+				return err
+			}
+			if r.Services.Coordinates {
+				return nil
+			}
+		}
+		return errors.New("nobody does")
+	})
+	return i
+}
+
+// follow notes every change of an address's object, until the returned function is called, which tells what it was at first and each
+// time afterwards.
+func (f *faults) follow() (end func() map[netip.Addr][]*pintlev1.Address) {
+	f.t.Helper()
+	list, err := f.API(1).Addresses.List(f.t.Context(), metav1.ListOptions{})
+	check(f.t, err)
+	w, err := f.API(1).Addresses.Watch(f.t.Context(), metav1.ListOptions{ResourceVersion: list.ResourceVersion})
+	check(f.t, err)
+	var mu sync.Mutex // guards seen and last
+	seen, last := map[netip.Addr][]*pintlev1.Address{}, map[string]string{}
+	for i := range list.Items {
+		o := &list.Items[i]
+		seen[netip.MustParseAddr(o.Spec.Address)], last[o.Name] = []*pintlev1.Address{o}, o.ResourceVersion
+	}
+	var reading sync.WaitGroup
+	reading.Go(func() {
+		for e := range w.ResultChan() {
+			if o, ok := e.Object.(*pintlev1.Address); ok {
+				mu.Lock()
+				a := netip.MustParseAddr(o.Spec.Address)
+				seen[a], last[o.Name] = append(seen[a], o), o.ResourceVersion
+				mu.Unlock()
+			}
+		}
+	})
+	return func() map[netip.Addr][]*pintlev1.Address {
+		f.t.Helper()
+		defer reading.Wait()
+		defer w.Stop()
+		now := f.objects(f.t.Context())
+		eventually(f.t, "the watch has told everything", func(context.Context) error {
+			mu.Lock()
+			defer mu.Unlock()
+			for _, o := range now {
+				if version(f.t, last[o.Name]) < version(f.t, o.ResourceVersion) {
+					return fmt.Errorf("not yet of %s", o.Name)
+				}
+			}
+			return nil
+		})
+		mu.Lock()
+		defer mu.Unlock()
+		return maps.Clone(seen)
+	}
+}
+
+// version is a revision of the cluster's etcd, which counts all writes.
+func version(t *testing.T, text string) uint64 {
+	t.Helper()
+	n, err := strconv.ParseUint(text, 10, 64)
+	check(t, err)
+	return n
+}
+
+// fence is when the Lease of a node was written last, and the epoch that it has since.
+func (f *faults) fence(node string) (at, epoch uint64) {
+	f.t.Helper()
+	l, err := f.API(1).CoordinationV1().Leases(services.Namespace).Get(f.t.Context(), "pintle-node-"+node, metav1.GetOptions{})
+	check(f.t, err)
+	for _, text := range l.Annotations {
+		var r struct{ Epoch uint64 }
+		if json.Unmarshal([]byte(text), &r) == nil && r.Epoch > 0 {
+			return version(f.t, l.ResourceVersion), r.Epoch
+		}
+	}
+	f.t.Fatalf("the Lease of %s has no epoch: %v", node, l.Annotations)
+	return 0, 0
+}
+
+// vanishes has a node go without a word, and waits until others answer for its addresses, each of which was given to one of them only
+// when the node's Lease had another epoch; then it comes back, and takes no more than a few at a time.
 func (f *faults) vanishes(i int, away, back func() error) {
 	name := f.Node(i).Name()
 	mine := f.of(name)
 	if len(mine) == 0 {
 		f.t.Fatalf("%s has no address", name)
 	}
+	_, epoch := f.fence(name)
+	changes := f.follow()
 	from := f.survey.Mark()
 	check(f.t, away())
 	eventually(f.t, "others answer for its addresses", func(context.Context) error {
@@ -205,7 +332,61 @@ func (f *faults) vanishes(i int, away, back func() error) {
 	})
 	r := f.survey.Report(from, f.survey.Mark())
 	f.t.Logf("%d addresses: outage of %v at most, with a lease of %v; the survey itself was late by %v", len(mine), r.Outage(), lease, r.Stall())
-	check(f.t, back())
+	fenced, now := f.fence(name)
+	if now <= epoch {
+		f.t.Errorf("others have the addresses of %s, and its epoch is still %d", name, now)
+	}
+	history := changes()
+	for _, a := range mine {
+		k := slices.IndexFunc(history[a], func(o *pintlev1.Address) bool { return o.Status.Holder != name })
+		if k < 1 {
+			f.t.Fatalf("%s did not go from %s to another: %+v", a, name, history[a])
+		}
+		if at := version(f.t, history[a][k].ResourceVersion); at < fenced {
+			f.t.Errorf("%s was given to %s by write %d, and the Lease of %s ended by write %d", a, history[a][k].Status.Holder, at, name, fenced)
+		}
+	}
+	f.returnsSlowly(func() {
+		check(f.t, back())
+		f.back(i)
+	})
+}
+
+// returnsSlowly expects that no more addresses move than rebalancing may while do runs.
+func (f *faults) returnsSlowly(do func()) {
+	f.t.Helper()
+	before, from := f.turns(f.t.Context()), time.Now()
+	do()
+	moves := int64(0)
+	for a, n := range f.turns(f.t.Context()) {
+		moves += n - before[a]
+	}
+	const few, each = 5, 10 * time.Second
+	if most := few * (2 + int64(time.Since(from)/each)); moves > most { // another coordinator counts anew
+		f.t.Errorf("%d addresses moved in %v; at most %d may", moves, time.Since(from), most)
+	}
+}
+
+// forwardsNothing ends the kube-proxy of a node, whose addresses go to others until it is back.
+func (f *faults) forwardsNothing(i int) {
+	name := f.Node(i).Name()
+	mine := f.of(name)
+	if len(mine) == 0 {
+		f.t.Fatalf("%s has no address", name)
+	}
+	check(f.t, f.Node(i).Kill(cluster.KubeProxy))
+	eventually(f.t, "its addresses go", func(ctx context.Context) error {
+		if n := len(f.of(name)); n > 0 {
+			return fmt.Errorf("it has %d", n)
+		}
+		return f.answered(ctx)
+	})
+	out, err := f.Status(f.t.Context(), i)
+	check(f.t, err)
+	if !strings.Contains(string(out), "check proxy") {
+		f.t.Errorf("%s does not say why it has none:\n%s", name, out)
+	}
+	check(f.t, f.Node(i).Start(cluster.KubeProxy))
 	f.back(i)
 }
 
@@ -240,7 +421,10 @@ func (f *faults) returns(i int) {
 func (f *faults) answersSince(from netlab.Mark, addrs []netip.Addr) {
 	f.t.Helper()
 	eventually(f.t, "all are answered for again", func(ctx context.Context) error {
-		holders := f.holders(ctx)
+		holders, err := f.holders(ctx)
+		if err != nil {
+			return err
+		}
 		for _, c := range f.survey.Report(from, f.survey.Mark()).Of {
 			if _, ok := c.FirstFrom(holders[c.Addr]); slices.Contains(addrs, c.Addr) && !ok {
 				return fmt.Errorf("%s is held by %q, which has not answered", c.Addr, holders[c.Addr])
@@ -262,7 +446,12 @@ func (f *faults) outage(from netlab.Mark, addrs []netip.Addr) (most time.Duratio
 
 // watched probes an address of a node, through kube-proxy, while f runs, and expects that no question is lost.
 func (f *faults) watched(node string, do func()) {
-	p, err := f.Lab().StartProbe(f.of(node)[0], 10*time.Millisecond)
+	mine := f.of(node)
+	v4 := slices.IndexFunc(mine, netip.Addr.Is4)
+	if v4 < 0 {
+		f.t.Fatalf("%s has none of IPv4: %v", node, mine)
+	}
+	p, err := f.Lab().StartProbe(mine[v4], 10*time.Millisecond)
 	check(f.t, err)
 	defer p.Close()
 	eventually(f.t, "the probe is answered", func(context.Context) error {
@@ -278,13 +467,22 @@ func (f *faults) watched(node string, do func()) {
 	}
 }
 
-// drains stops a Pintle as the kubelet does: its addresses move first, and no question to one of them is lost.
+// drains stops a Pintle as the kubelet does: its addresses move first, each to the node that was named before, and no question to one
+// of them is lost.
 func (f *faults) drains(i int) {
 	name := f.Node(i).Name()
+	mine, changes := f.of(name), f.follow()
 	f.watched(name, func() { check(f.t, f.Stop(f.t.Context(), i)) })
-	for a, n := range f.holders(f.t.Context()) {
-		if n == name {
-			f.t.Errorf("%s, which was stopped, still holds %s", name, a)
+	history := changes()
+	for _, a := range mine {
+		k := slices.IndexFunc(history[a], func(o *pintlev1.Address) bool { return o.Status.Holder != name })
+		if k < 1 || history[a][k-1].Spec.Wanted != history[a][k].Status.Holder {
+			f.t.Errorf("%s went to a node that was not named first: %+v", a, history[a])
+		}
+	}
+	for _, o := range f.objects(f.t.Context()) {
+		if o.Status.Holder == name {
+			f.t.Errorf("%s, which was stopped, still holds %s", name, o.Name)
 		}
 	}
 	check(f.t, f.Start(i))

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"regexp"
 	"slices"
@@ -57,6 +58,7 @@ func TestLive(t *testing.T) {
 		{"on which links", l.links},
 		{"by which nodes", l.nodes},
 		{"whether it is bound", l.binds},
+		{"weights, priorities and labels of nodes", l.shares},
 		{"fields have owners", l.owners},
 		{"what others change is put back", l.mends},
 		{"pintle status and kubectl describe", l.tells},
@@ -316,6 +318,64 @@ func (l *live) nodes() {
 	l.claimed(s, l.addr, "")
 	l.pool(func(p *pintlev1.AddressPoolSpec) { p.NodeSelector = nil })
 	l.claimed(s, l.addr, l.Node(holder(l.t, l.Bed, l.addr)).Name())
+}
+
+// shares: how many addresses a node has is what its weight, its priority and its labels say.
+func (l *live) shares() {
+	ctx := l.t.Context()
+	made := 1 // web
+	serve := func(more int) {
+		for range more {
+			_, err := l.Service(ctx, fmt.Sprintf("share-%d", made))
+			check(l.t, err)
+			made++
+		}
+	}
+	node := func(args ...string) {
+		_, err := l.Kubectl(ctx, 1, append([]string{args[0], "node"}, args[1:]...)...)
+		check(l.t, err)
+	}
+	have := func(what string, n1, n2 int) {
+		l.t.Helper()
+		want := map[string]int{}
+		for name, n := range map[string]int{"n1": n1, "n2": n2} {
+			if n > 0 {
+				want[name] = n
+			}
+		}
+		eventually(l.t, what, func(ctx context.Context) error {
+			list, err := l.API(1).Addresses.List(ctx, metav1.ListOptions{})
+			if err != nil {
+				return err
+			}
+			got := map[string]int{}
+			for _, o := range list.Items {
+				got[o.Status.Holder]++
+			}
+			if !maps.Equal(got, want) {
+				return fmt.Errorf("nodes have %v, want %v", got, want)
+			}
+			return nil
+		})
+	}
+	serve(7)
+	have("an even spread", 4, 4)
+	node("annotate", "n2", "pintle.dev/weight=3")
+	have("three times as many", 2, 6)
+	node("annotate", "n1", "pintle.dev/priority=10") // moves nothing by itself
+	serve(3)
+	have("the next go to the node of the higher priority", 5, 6)
+	node("label", "n2", "node.kubernetes.io/exclude-from-external-load-balancers=")
+	have("none on a node with the label", 11, 0)
+	node("label", "n2", "node.kubernetes.io/exclude-from-external-load-balancers-")
+	node("annotate", "n1", "pintle.dev/weight=0")
+	have("none on a node without weight", 0, 11)
+	node("annotate", "n1", "pintle.dev/weight-", "pintle.dev/priority-")
+	node("annotate", "n2", "pintle.dev/weight-")
+	for i := 1; i < made; i++ {
+		check(l.t, l.API(1).CoreV1().Services("default").Delete(ctx, fmt.Sprintf("share-%d", i), metav1.DeleteOptions{}))
+	}
+	have("web's alone", 0, 1)
 }
 
 // pinged waits until a ping gets this.

@@ -21,7 +21,12 @@ import (
 
 // TestLocal: with externalTrafficPolicy Local an address goes where ready endpoints are, and before the last one there is gone.
 func TestLocal(t *testing.T) {
-	b := newPintle(t, services.Options{Nodes: 1, Workers: 1, Lease: 4 * time.Second})
+	b := newPintle(t, services.Options{Nodes: 1, Workers: 1, Lease: 4 * time.Second, Bare: true})
+	for i := 1; i <= b.Len(); i++ { // a node is called what the API calls it
+		_, err := b.Node(i).Exec(t.Context(), "hostname", fmt.Sprintf("machine-%d.example", 3-i))
+		check(t, err)
+		check(t, b.Start(i))
+	}
 	_, err := b.Pool(t.Context(), "main", "10.99.0.0/24")
 	check(t, err)
 	l := &movers{Bed: b, t: t}

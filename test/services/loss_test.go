@@ -3,8 +3,10 @@ package services_test
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"testing"
 	"time"
 
@@ -18,7 +20,7 @@ import (
 	"github.com/pintle-lb/pintle/test/services"
 )
 
-// TestLossOfAPI takes the API away from all nodes. What is to be released is nobody's when the Leases have run out; what is to be kept
+// TestLossOfAPI takes the API away from one node, whose addresses go to others whatever their pool says, and then from all. What is to be released is nobody's when the Leases have run out; what is to be kept
 // goes on being answered for, until a rival is heard, and not by a node that hears no others.
 func TestLossOfAPI(t *testing.T) {
 	const lease = 6 * time.Second
@@ -61,8 +63,44 @@ func TestLossOfAPI(t *testing.T) {
 		})
 	}
 	answered("all are answered for", append(append([]netip.Addr{}, kept...), released...))
-	before := s.Holders()
 	from := s.Mark()
+	alone := b.Node(2)
+	var its []netip.Addr
+	for a, n := range s.Holders() {
+		if n == alone.Name() {
+			its = append(its, a)
+		}
+	}
+	if !slices.ContainsFunc(its, func(a netip.Addr) bool { return slices.Contains(kept, a) }) {
+		t.Fatalf("%s has %v, and nothing that is to be kept", alone.Name(), its)
+	}
+	nft := func(words ...string) {
+		t.Helper()
+		_, err := alone.Exec(ctx, append([]string{"nft"}, words...)...)
+		check(t, err)
+	}
+	nft("add table inet away; add chain inet away out { type filter hook output priority 0; }; add rule inet away out tcp dport 6443 drop")
+	eventually(t, "others answer for what the node has that alone does not reach the API", func(context.Context) error {
+		now := s.Holders()
+		for _, a := range its {
+			if now[a] == "" || now[a] == alone.Name() {
+				return fmt.Errorf("%s is answered for by %q", a, now[a])
+			}
+		}
+		return nil
+	})
+	nft("delete table inet away")
+	eventually(t, alone.Name()+" takes addresses again", func(ctx context.Context) error {
+		for _, n := range s.Holders() {
+			if n == alone.Name() {
+				return nil
+			}
+		}
+		return errors.New("it has none")
+	})
+	eventually(t, "all addresses have settled", func(ctx context.Context) error { return settled(ctx, b) })
+	answered("all are answered for", append(append([]netip.Addr{}, kept...), released...))
+	before := s.Holders()
 
 	check(t, b.Node(1).Kill(cluster.APIServer))
 	eventually(t, "nobody answers for what is to be released", func(context.Context) error {
@@ -79,25 +117,14 @@ func TestLossOfAPI(t *testing.T) {
 	// A node that is cut off hears nobody, and keeps nothing.
 	cut := b.Node(3).Name()
 	check(t, b.Node(3).Cut())
-	eventually(t, "the others go on, and hear each other", func(context.Context) error {
-		now := s.Holders()
-		for _, a := range kept {
-			if before[a] != cut && now[a] != before[a] {
-				return fmt.Errorf("%s is answered for by %q, and was by %s", a, now[a], before[a])
-			}
-		}
-		return nil
-	})
 	eventually(t, "the node that is cut off lets go", func(ctx context.Context) error { return silent(ctx, b, 3) })
+	others := slices.DeleteFunc(slices.Clone(kept), func(a netip.Addr) bool { return before[a] == cut })
+	sameHolders(t, "the others hear each other", s, others, before)
 	check(t, b.Node(3).Heal())
 
 	// A rival on the wire wins.
-	var theirs netip.Addr
-	for _, a := range kept {
-		if before[a] != cut {
-			theirs = a
-		}
-	}
+	theirs := others[len(others)-1]
+	sameHolders(t, "before a rival comes", s, others, before)
 	rival(t, b, theirs)
 	eventually(t, "the node gives way to a rival", func(context.Context) error {
 		if n := s.Holders()[theirs]; n == before[theirs] {
@@ -138,15 +165,32 @@ func silent(ctx context.Context, b *services.Bed, i int) error {
 	return nil
 }
 
-// sameHolders expects that addresses are answered for by whom they were before.
+// sameHolders expects that addresses are answered for by whom they were before: nobody can take them without an API.
 func sameHolders(t *testing.T, when string, s *netlab.Survey, addrs []netip.Addr, before map[netip.Addr]string) {
 	t.Helper()
-	now := s.Holders()
-	for _, a := range addrs {
-		if now[a] != before[a] {
-			t.Errorf("%s: %s is answered for by %q, and was by %s", when, a, now[a], before[a])
+	from := s.Mark()
+	eventually(t, when, func(context.Context) error {
+		for _, c := range s.Report(from, s.Mark()).Of {
+			if _, ok := c.FirstFrom(before[c.Addr]); slices.Contains(addrs, c.Addr) && !ok {
+				return fmt.Errorf("%s is not answered for by %s: %+v", c.Addr, before[c.Addr], c.Tenures)
+			}
+		}
+		return nil
+	})
+}
+
+// settled reports an error while an address is to move.
+func settled(ctx context.Context, b *services.Bed) error {
+	list, err := b.API(1).Addresses.List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return err
+	}
+	for _, o := range list.Items {
+		if o.Spec.Wanted == "" || o.Spec.Wanted != o.Status.Holder {
+			return fmt.Errorf("%s is on %q, and wanted on %q", o.Name, o.Status.Holder, o.Spec.Wanted)
 		}
 	}
+	return nil
 }
 
 // open is a gate that never shuts.

@@ -2,10 +2,13 @@ package services_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"maps"
 	"testing"
 	"time"
 
+	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -46,33 +49,85 @@ func TestThousand(t *testing.T) {
 		}
 		seen[addr] = name
 	}
-	versions := func() map[string]string {
-		out := map[string]string{}
-		for _, a := range f.objects(t.Context()) {
-			out[a.Name] = a.ResourceVersion
-		}
-		list, err := b.API(1).CoreV1().Services("default").List(t.Context(), metav1.ListOptions{})
-		check(t, err)
-		for _, s := range list.Items {
-			out[s.Name] = s.ResourceVersion
-		}
-		return out
+	eventually(t, "nothing is written but a Lease for each node, once in a third of it", func(context.Context) error { return steady(t, b) })
+}
+
+// steady watches for six seconds, and reports an error if more is written than has to be.
+func steady(t *testing.T, b *services.Bed) error {
+	const span, each = 6 * time.Second, time.Second // a third of the Lease
+	ctx := t.Context()
+	before, err := versions(ctx, b)
+	if err != nil {
+		return err
 	}
-	eventually(t, "nothing is written any more", func(ctx context.Context) error {
-		before := versions()
+	leases := b.API(1).CoordinationV1().Leases(services.Namespace)
+	list, err := leases.List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return err
+	}
+	w, err := leases.Watch(ctx, metav1.ListOptions{ResourceVersion: list.ResourceVersion})
+	if err != nil {
+		return err
+	}
+	defer w.Stop()
+	writes := map[string]int{}
+	for end := time.After(span); end != nil; {
 		select {
-		case <-ctx.Done():
-		case <-time.After(3 * time.Second): // a renewal or two
+		case e, ok := <-w.ResultChan():
+			o, is := e.Object.(*coordinationv1.Lease)
+			if !ok || !is {
+				return fmt.Errorf("the watch ended: %v", e.Object)
+			}
+			writes[o.Name]++
+		case <-end:
+			end = nil
 		}
+	}
+	after, err := versions(ctx, b)
+	if err != nil {
+		return err
+	}
+	if !maps.Equal(before, after) {
 		changed := 0
-		for name, v := range versions() {
+		for name, v := range after {
 			if before[name] != v {
 				changed++
 			}
 		}
-		if changed > 0 {
-			return fmt.Errorf("%d objects were written", changed)
+		return fmt.Errorf("%d objects were written, of %d and then %d", changed, len(before), len(after))
+	}
+	if len(writes) != b.Len() {
+		return fmt.Errorf("writes of Leases: %v", writes)
+	}
+	for name, n := range writes {
+		if most := int(span/each) + 1; n > most {
+			return fmt.Errorf("%s was written %d times in %v, want %d at most", name, n, span, most)
 		}
-		return nil
-	})
+	}
+	return nil
+}
+
+// versions are those of everything that Pintle writes but Leases.
+func versions(ctx context.Context, b *services.Bed) (map[string]string, error) {
+	api, out := b.API(1), map[string]string{}
+	addresses, err1 := api.Addresses.List(ctx, metav1.ListOptions{})
+	pools, err2 := api.Pools.List(ctx, metav1.ListOptions{})
+	all, err3 := api.CoreV1().Services("default").List(ctx, metav1.ListOptions{})
+	events, err4 := api.CoreV1().Events("default").List(ctx, metav1.ListOptions{})
+	if err := errors.Join(err1, err2, err3, err4); err != nil {
+		return nil, err
+	}
+	for i := range addresses.Items {
+		out["address "+addresses.Items[i].Name] = addresses.Items[i].ResourceVersion
+	}
+	for i := range pools.Items {
+		out["pool "+pools.Items[i].Name] = pools.Items[i].ResourceVersion
+	}
+	for i := range all.Items {
+		out["service "+all.Items[i].Name] = all.Items[i].ResourceVersion
+	}
+	for i := range events.Items {
+		out["event "+events.Items[i].Name] = events.Items[i].ResourceVersion
+	}
+	return out, nil
 }

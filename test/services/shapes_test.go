@@ -112,6 +112,8 @@ func (p *play) step(at int, words, want []string) []string {
 		p.t.Fatalf("%s:%d: %s: %v", shapesFile, at, strings.Join(words, " "), err)
 	} else if words[0] == "service" {
 		p.mark()
+	} else if words[0] == "pod" && len(want) == 0 {
+		<-time.After(time.Second) // for what is not to happen
 	}
 	var got []string
 	var took func()
@@ -406,10 +408,44 @@ func (p *play) pod(ctx context.Context, name string, words []string) (err error)
 		return err
 	case words[0] == "gone":
 		delete(p.pods, name)
-		return was.Remove(ctx)
+		if err := was.Remove(ctx); err != nil {
+			return err
+		}
+		return p.sliced(was.Name, "gone")
 	default:
-		return was.Ready(ctx, words[0] == "ready")
+		if err := was.Ready(ctx, words[0] == "ready"); err != nil {
+			return err
+		}
+		return p.sliced(was.Name, words[0])
 	}
+}
+
+// sliced waits until the EndpointSlices say of a pod that it is "ready", "unready" or "gone".
+func (p *play) sliced(pod, want string) error {
+	ctx, cancel := context.WithTimeout(p.t.Context(), wait)
+	defer cancel()
+	return services.Await(ctx, func(ctx context.Context) error {
+		list, err := p.API(1).DiscoveryV1().EndpointSlices("default").List(ctx, metav1.ListOptions{})
+		if err != nil {
+			return err
+		}
+		is := "gone"
+		for _, s := range list.Items {
+			for _, e := range s.Endpoints {
+				switch {
+				case e.TargetRef == nil || e.TargetRef.Name != pod:
+				case e.Conditions.Ready != nil && *e.Conditions.Ready:
+					is = "ready"
+				default:
+					is = "unready"
+				}
+			}
+		}
+		if is != want {
+			return fmt.Errorf("%s is %s", pod, is)
+		}
+		return nil
+	})
 }
 
 // A sight is one object, or Event, as it is shown.
