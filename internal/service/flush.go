@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"time"
 
+	"github.com/pintle-lb/pintle/internal/agent"
 	"github.com/pintle-lb/pintle/leader"
 )
 
@@ -59,15 +60,22 @@ func (f *flush) serves(st State) {
 	}
 }
 
-// run forgets until ctx ends. done is told of each set; it must not block.
+// run forgets until ctx ends, with rests: each time the kernel goes through the connections of all network namespaces, and addresses come
+// in crowds. done is told of each set; it must
+// not block.
 func (f *flush) run(ctx context.Context, done func([]netip.Addr)) error {
+	pace := agent.Pace{Times: lookTimes, Least: flushLimit / 4, Most: flushLimit / 2}
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case addrs := <-f.queue:
+			began := time.Now()
 			f.forget(addrs)
 			done(addrs)
+			if pace.Rest(ctx, time.Since(began), false) != nil {
+				return nil
+			}
 		}
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
 	"slices"
 	"time"
 
@@ -54,7 +55,7 @@ func of(s *netlab.Survey, node string) (out []netip.Addr) {
 	return out
 }
 
-// cut cuts a node off that holds so many addresses: one of them is asked for each 5 ms, and all each 50 ms.
+// cut cuts a node off that holds so many addresses: one of them is asked for each 5 ms, up to 50 each 50 ms, and the others each 250 ms.
 func (b *servicesBed) cut(ctx context.Context, eachNode int) error {
 	all, err := b.serve(ctx, eachNode)
 	if err != nil {
@@ -63,25 +64,30 @@ func (b *servicesBed) cut(ctx context.Context, eachNode int) error {
 	last := b.Node(b.Len()) // a worker
 	mine := of(all, last.Name())
 	all.Close()
-	fine, err := b.Lab().StartSurvey(5*time.Millisecond, mine[0])
-	if err != nil {
-		return err
+	asked := []struct {
+		every time.Duration
+		addrs []netip.Addr
+	}{{5 * time.Millisecond, mine[:1]}, {50 * time.Millisecond, mine[:50]}, {250 * time.Millisecond, mine[50:]}}
+	var surveys []*netlab.Survey
+	for _, ask := range asked {
+		s, err := b.Lab().StartSurvey(ask.every, ask.addrs...)
+		if err != nil {
+			return err
+		}
+		defer s.Close()
+		surveys = append(surveys, s)
 	}
-	defer fine.Close()
-	wide, err := b.Lab().StartSurvey(50*time.Millisecond, mine...)
-	if err != nil {
-		return err
-	}
-	defer wide.Close()
-	from := wide.Mark()
+	from := surveys[0].Mark()
 	if err := last.Cut(); err != nil {
 		return err
 	}
 	err = services.Await(ctx, func(context.Context) error {
-		now := wide.Holders()
-		for _, a := range mine {
-			if now[a] == "" || now[a] == last.Name() {
-				return fmt.Errorf("%s is answered for by %q", a, now[a])
+		for i, s := range surveys {
+			now := s.Holders()
+			for _, a := range asked[i].addrs {
+				if now[a] == "" || now[a] == last.Name() {
+					return fmt.Errorf("%s is answered for by %q", a, now[a])
+				}
 			}
 		}
 		return nil
@@ -90,16 +96,31 @@ func (b *servicesBed) cut(ctx context.Context, eachNode int) error {
 		return err
 	}
 	b.note("pintle", "addresses", "", float64(len(mine)))
-	if err := last.Heal(); err != nil { // the old holder hears that it was fenced
+	// The old holder hears that it was fenced, and must say nothing. Cordoned, it is given nothing back that it may claim.
+	if _, err := b.Kubectl(ctx, 1, "cordon", last.Name()); err != nil {
 		return err
 	}
-	time.Sleep(2 * servicesLease) // and must say nothing meanwhile: that is measured, not waited for
-	w := wide.Report(from, wide.Mark())
-	moved, never := w.Moved(last.Name())
+	if err := last.Heal(); err != nil {
+		return err
+	}
+	time.Sleep(2 * servicesLease) // that is measured, not waited for
+	var moved time.Duration
+	never, rivals := 0, 0
+	for i, s := range surveys {
+		w := s.Report(from, s.Mark())
+		last, none := w.Moved(last.Name())
+		moved, never = max(moved, last), never+len(none)
+		for _, line := range w.Rivals() {
+			fmt.Fprintln(os.Stderr, "services: two claimers:", line)
+			rivals++
+		}
+		if i == 0 {
+			b.note("pintle", "one address, outage", "s", w.Outage().Seconds())
+		}
+	}
 	b.note("pintle", "all answered after", "s", moved.Seconds())
-	b.note("pintle", "never answered", "", float64(len(never)))
-	b.note("pintle", "one address, outage", "s", fine.Report(from, fine.Mark()).Outage().Seconds())
-	b.note("pintle", "two claimers", "", float64(len(w.Rivals())+len(fine.Report(from, fine.Mark()).Rivals())))
+	b.note("pintle", "never answered", "", float64(never))
+	b.note("pintle", "two claimers", "", float64(rivals))
 	return nil
 }
 
