@@ -92,6 +92,12 @@ func printed(t *testing.T, ctx context.Context, a *api) {
 			if !strings.Contains(objects, "kind:") {
 				continue
 			}
+			for _, o := range strings.Split(objects, "\n---\n") {
+				if strings.Contains(o, "kind: Namespace\n") { // what is in it is not looked at before it is there
+					_, err := a.Apply(ctx, 1, []byte(o))
+					check(t, err)
+				}
+			}
 			if out, err := a.Apply(ctx, 1, []byte(objects), "--validate=strict", "--dry-run=server"); err != nil {
 				t.Errorf("%s: %v: %s", filepath.Base(file), err, out)
 			}
