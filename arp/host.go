@@ -179,10 +179,10 @@ func (w *packetWire) read(b []byte, limit time.Duration) (n int, came time.Time,
 	}
 	var oob int
 	cerr := w.rc.Read(func(fd uintptr) bool {
-		for err = unix.EINTR; err == unix.EINTR; { //nolint:errorlint // a system call returns no other
+		for err = unix.EINTR; err == unix.EINTR; {
 			n, oob, _, _, err = unix.Recvmsg(int(fd), b, w.oob, unix.MSG_DONTWAIT)
 		}
-		return err != unix.EAGAIN //nolint:errorlint // as above
+		return err != unix.EAGAIN
 	})
 	if cerr != nil {
 		return 0, came, cerr

@@ -71,7 +71,8 @@ func TestFaults(t *testing.T) {
 		{"a Pintle is stopped", func() { f.drains(2) }},
 		{"a node is cordoned", func() { f.cordons(1) }},
 		{"a node forwards nothing", func() { f.forwardsNothing(4) }},
-		{"rolling restart", f.rolls},
+		{"rolling restart", func() { f.rolls("test") }},
+		{"upgrade", func() { f.rolls("next") }},
 		{"all are killed and come back", f.allDie},
 	} {
 		ok := t.Run(c.name, func(t *testing.T) {
@@ -509,14 +510,39 @@ func (f *faults) cordons(i int) {
 	f.back(i)
 }
 
-// rolls restarts one Pintle after the other, each when the one before is ready, as a DaemonSet does.
-func (f *faults) rolls() {
+// rolls replaces one Pintle after the other by one of a version, each when the one before is ready, as a DaemonSet does.
+func (f *faults) rolls(version string) {
+	file, err := program()
+	if version == "next" {
+		file, err = next()
+	}
+	check(f.t, err)
 	f.watched(f.Node(1).Name(), func() {
 		for i := 1; i <= f.Len(); i++ {
 			check(f.t, f.Stop(f.t.Context(), i))
-			check(f.t, f.Start(i))
+			check(f.t, f.StartWith(i, file))
 			eventually(f.t, f.Node(i).Name()+" is ready", func(ctx context.Context) error { return f.ready(ctx, i) })
 		}
+	})
+	eventually(f.t, "the nodes tell each other of their versions", func(ctx context.Context) error {
+		out, err := f.Status(ctx, 1, "-o", "json")
+		var r struct {
+			Services struct {
+				Nodes []struct{ Name, Version string }
+			}
+		}
+		if err = errors.Join(err, json.Unmarshal(out, &r)); err != nil {
+			return err
+		}
+		for _, n := range r.Services.Nodes {
+			if n.Version != version {
+				return fmt.Errorf("%s is of version %q", n.Name, n.Version)
+			}
+		}
+		if len(r.Services.Nodes) != f.Len() {
+			return fmt.Errorf("%d nodes", len(r.Services.Nodes))
+		}
+		return nil
 	})
 }
 

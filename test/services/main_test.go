@@ -34,16 +34,21 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// program is the Pintle that the tests run.
-var program = sync.OnceValues(func() (string, error) {
-	file := filepath.Join(scratch, "pintle")
-	build := exec.Command("go", "build", "-o", file, "../../cmd/pintle")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
+// program is the Pintle that the tests run, and next one of another version.
+var (
+	program = sync.OnceValues(func() (string, error) { return build("test") })
+	next    = sync.OnceValues(func() (string, error) { return build("next") })
+)
+
+func build(version string) (string, error) {
+	file := filepath.Join(scratch, "pintle-"+version)
+	cmd := exec.Command("go", "build", "-ldflags", "-X main.version="+version, "-o", file, "../../cmd/pintle")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("build pintle: %w\n%s", err, out)
 	}
 	return file, nil
-})
+}
 
 // newBed makes a test bed that ends with the test.
 func newBed(t *testing.T, o services.Options) *services.Bed {
