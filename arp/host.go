@@ -163,7 +163,7 @@ type packetWire struct {
 
 	// Only the reader uses these.
 	end time.Time // the read deadline
-	oob []byte
+	oob []byte    // what the kernel says besides
 }
 
 func (w *packetWire) read(b []byte, limit time.Duration) (n int, came time.Time, err error) {
@@ -197,7 +197,7 @@ func (w *packetWire) read(b []byte, limit time.Duration) (n int, came time.Time,
 type stamp struct{ Seconds, Nanoseconds int64 }
 
 // arrival is when a frame that is read now came, by the kernel's stamp. That is of a clock which may be set meanwhile: a frame that
-// would come later than it is read comes now.
+// would come later than it is read, or that has no stamp, comes now.
 func arrival(oob []byte, now time.Time) time.Time {
 	messages, err := unix.ParseSocketControlMessage(oob)
 	if err != nil {

@@ -315,10 +315,8 @@ func (l *link) hear(m message, came, now time.Time) {
 	if t := l.targets[m.claims]; t != nil && l.s.foreign(m, now) {
 		l.contest(t, m, now)
 	}
-	if t := l.targets[m.asks]; t != nil && m.asks != m.claims && (m.to == l.own || m.to.group()) {
-		if came.Before(t.since) {
-			return // whoever had the address then has answered
-		}
+	// What came before our claim was answered by whoever had the address then.
+	if t := l.targets[m.asks]; t != nil && m.asks != m.claims && (m.to == l.own || m.to.group()) && !came.Before(t.since) {
 		l.answer(t, m)
 	}
 }

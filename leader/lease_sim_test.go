@@ -369,16 +369,17 @@ func (s *leaseSim) watch() {
 	defer close(s.over)
 	for {
 		holder := ""
+		var first *kubeNode
 		for _, name := range s.names {
 			n := s.node(name)
 			if n == nil || !n.sample(s.t, name) {
 				continue
 			}
-			if holder != "" && s.node(holder).sample(s.t, holder) { // still: it may have been handed over between two looks of one instant
+			if holder != "" && first.sample(s.t, holder) { // still: it may have been handed over between two looks of one instant
 				s.note("BOTH %s and %s", holder, name)
 				s.t.Errorf("%v: %s and %s both hold", time.Since(s.since), holder, name)
 			}
-			holder = name
+			holder, first = name, n
 		}
 		select {
 		case <-s.done:

@@ -28,17 +28,6 @@ func bare() *Controller {
 		facts: Facts{Roll: map[string]Fellow{}, Nodes: map[string]*NodeInfo{}}}
 }
 
-// learn takes in what was posted so far.
-func (c *Controller) learn() {
-	c.mu.Lock()
-	news := c.news
-	c.news = nil
-	c.mu.Unlock()
-	for _, f := range news {
-		f()
-	}
-}
-
 // A slowSetter ends as it is told.
 type slowSetter chan error
 

@@ -271,11 +271,8 @@ func pause(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-// turn learns what is new, decides, and has it done. It returns when it has to be called again without news, and what it spent on
-// looks that have a pace of their own.
-func (c *Controller) turn(ctx context.Context) (next, looked time.Duration) {
-	f := &c.facts
-	f.Now, f.Wall = c.cfg.Clock(), time.Now()
+// learn takes in what was posted so far, and returns how much that was.
+func (c *Controller) learn() int {
 	c.mu.Lock()
 	news := c.news
 	c.news = nil
@@ -283,6 +280,15 @@ func (c *Controller) turn(ctx context.Context) (next, looked time.Duration) {
 	for _, learn := range news {
 		learn()
 	}
+	return len(news)
+}
+
+// turn learns what is new, decides, and has it done. It returns when it has to be called again without news, and what it spent on
+// looks that have a pace of their own.
+func (c *Controller) turn(ctx context.Context) (next, looked time.Duration) {
+	f := &c.facts
+	f.Now, f.Wall = c.cfg.Clock(), time.Now()
+	news := c.learn()
 	c.turned.Store(int64(f.Now))
 	f.Synced = len(c.synced) == len(kinds)
 	next = time.Second
@@ -302,7 +308,7 @@ func (c *Controller) turn(ctx context.Context) (next, looked time.Duration) {
 		c.leave()
 		took := time.Since(began)
 		rest := lookTimes * took
-		if len(news) > manyNews {
+		if news > manyNews {
 			rest = max(rest, time.Duration(len(f.Records))*lookEach)
 		}
 		c.lookAt = f.Now.Add(took + min(rest, lookMost))

@@ -31,7 +31,7 @@ const (
 )
 
 // fitting are the links of which a node can tell the others: those with a default route, and as many of the others as there is room for.
-func fitting(links []Link) (out []Link) {
+func fitting(links []Link) []Link {
 	room := mostLinks
 	fits := map[string]bool{}
 	for _, first := range []bool{true, false} {

@@ -55,7 +55,7 @@ func of(s *netlab.Survey, node string) (out []netip.Addr) {
 	return out
 }
 
-// cut cuts a node off that holds so many addresses: one of them is asked for each 5 ms, up to 50 each 50 ms, and the others each 250 ms.
+// cut cuts a node off that holds so many addresses: one of them is asked for each 5 ms, 50 each 50 ms, and the others each 250 ms.
 func (b *servicesBed) cut(ctx context.Context, eachNode int) error {
 	all, err := b.serve(ctx, eachNode)
 	if err != nil {
