@@ -205,7 +205,11 @@ func TestForsake(t *testing.T) {
 	if w := c.forsake(s); len(w) != 1 {
 		t.Errorf("what was said is not taken back: %+v", w)
 	}
-	c.vain[k] = vanity{version: 7}
+	c.vain[k] = vanity{version: 7} // it was said that it gets nothing, when it was no longer ours
+	if w := c.forsake(s); len(w) != 1 {
+		t.Errorf("what was said too late is not taken back: %+v", w)
+	}
+	c.vain[k] = vanity{version: 7, silent: true}
 	if w := c.forsake(s); len(w) > 0 {
 		t.Errorf("it is taken back again: %+v", w)
 	}

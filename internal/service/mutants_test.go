@@ -49,7 +49,7 @@ var mutants = []struct {
 	{"spreads nothing", "coordinate.go", []string{"	for _, m := range c.balance(c.load) {\n", "	for _, m := range c.balance(nil) {\n"}},
 
 	// How much is written.
-	{"writes a status over and over", "tell.go", []string{" || c.vain[s.Key] == vanity{s.Version, strings.Join(texts(have), \" \")}) {", ") {"}},
+	{"writes a status over and over", "tell.go", []string{" || c.vain[s.Key] == vanity{version: s.Version, addrs: strings.Join(texts(have), \" \")}) {", ") {"}},
 	{"waits for what was due", "host.go", []string{"if f.Wall.Before(t) {", "if !t.IsZero() {"}},
 }
 

@@ -19,6 +19,7 @@ const assignedReason = "Assigned"
 type vanity struct {
 	version uint64
 	addrs   string
+	silent  bool // without a condition: what was said was taken back
 }
 
 // report tells a Service what it has, and what it cannot have.
@@ -59,7 +60,7 @@ func (c *coordinator) tell(s *Service, have []netip.Addr, reason, words string) 
 			cond.LastTransitionTime = was.LastTransitionTime
 		}
 	}
-	if !news && (slices.Equal(s.Ingress, texts(have)) && s.VIPMode || c.vain[s.Key] == vanity{s.Version, strings.Join(texts(have), " ")}) {
+	if !news && (slices.Equal(s.Ingress, texts(have)) && s.VIPMode || c.vain[s.Key] == vanity{version: s.Version, addrs: strings.Join(texts(have), " ")}) {
 		return nil
 	}
 	return []Write{{Verb: Status, Service: s, Addrs: have, Condition: cond, Event: news, Key: s.Key}}
@@ -67,7 +68,7 @@ func (c *coordinator) tell(s *Service, have []netip.Addr, reason, words string) 
 
 // forsake takes back what Pintle said in the status of a Service that is not its own any more.
 func (c *coordinator) forsake(s *Service) []Write {
-	if s.Condition == nil || c.vain[s.Key] == (vanity{version: s.Version}) {
+	if s.Condition == nil || c.vain[s.Key] == (vanity{version: s.Version, silent: true}) {
 		return nil
 	}
 	return []Write{{Verb: Status, Service: s, Key: s.Key}}

@@ -236,7 +236,7 @@ func (c *Controller) learnStatus(ctx context.Context, w Write, r result) {
 			c.seeService(readService(r.service))
 		}
 		if c.coord != nil {
-			c.coord.vain[w.Service.Key] = vanity{version(r.service.ResourceVersion), strings.Join(texts(w.Addrs), " ")}
+			c.coord.vain[w.Service.Key] = vanity{version(r.service.ResourceVersion), strings.Join(texts(w.Addrs), " "), w.Condition == nil}
 		}
 		if w.Event {
 			c.tellEvent(w)
