@@ -89,7 +89,7 @@ func mustDie(t *testing.T, test, name string, edits []string) {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "go", "test", "-count=1", "-vet=off", "-failfast", "-overlay", overlay, "-run", test, ".")
-	cmd.Env = append(os.Environ(), "SIM_RUNS=600")
+	cmd.Env = append(os.Environ(), "SIM_RUNS=1500", "SIM_SEED=1")
 	out, err := cmd.CombinedOutput()
 	if err == nil {
 		t.Fatal("the simulation does not notice")

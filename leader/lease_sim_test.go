@@ -220,6 +220,9 @@ func (s *leaseSim) fault(t time.Duration) {
 		if s.rng.IntN(2) == 0 { // while a node is away that saw what is in it
 			s.links[s.any()].set(true)
 			time.Sleep(3 * t)
+			if !s.heirs && s.rng.IntN(2) == 0 { // and meets nothing but that when it is back
+				s.restore(s.backups[len(s.backups)-1], t)
+			}
 		}
 	case 19:
 		if len(s.backups) > 0 && !s.heirs {
