@@ -92,10 +92,7 @@ func (c *coordinator) serviceChanged(k ipam.Key) {
 	c.services.add(k)
 	for _, r := range c.recordsOf(k) {
 		c.enter(r) // its ports, or whom it shares with, may be others
-		c.records.add(r.Addr)
-		for _, ref := range r.Object.Spec.Services { // whether they may share it still
-			c.services.add(ipam.Key{Namespace: ref.Namespace, Name: ref.Name})
-		}
+		c.records.add(r.Addr) // whether its users may share it still
 	}
 }
 

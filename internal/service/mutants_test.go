@@ -36,7 +36,7 @@ var mutants = []struct {
 	{"fences nobody", "host.go", []string{"		c.cfg.Need(maps.Clone(need))\n", ""}},
 
 	// Who has what.
-	{"forgets who shares", "coordinate.go", []string{"		for _, ref := range r.Object.Spec.Services { // whether they may share it still\n", "		for _, ref := range r.Object.Spec.Services[:0] {\n"}},
+	{"forgets who shares", "coordinate.go", []string{"		c.records.add(r.Addr) // whether its users may share it still\n", ""}},
 	{"takes from a Service that it does not know yet", "coordinate.go", []string{"			absent = append(absent, ref)\n", ""}},
 	{"does not ask again who waits", "coordinate.go", []string{"		c.book.Unblock(a)\n		c.wanting()\n", "		c.book.Unblock(a)\n"}},
 	{"believes an answer about a Service that is gone", "write.go", []string{"s != nil && s.UID == w.Service.UID {", "s == nil || s != nil {"}},

@@ -247,7 +247,7 @@ func (w *simWorld) people() {
 		return
 	}
 	svc := services[w.rng.IntN(len(services))].(*corev1.Service)
-	switch w.rng.IntN(16) {
+	switch w.rng.IntN(17) {
 	case 0, 1, 2, 3:
 		for range 1 + w.rng.IntN(3) {
 			w.makeService()
@@ -276,6 +276,8 @@ func (w *simWorld) people() {
 			svc = all[w.rng.IntN(len(all))]
 		}
 		w.change(svc, func(o *corev1.Service) { o.Spec.Ports = w.ports() })
+	case 16:
+		w.clash()
 	case 9:
 		w.change(svc, func(o *corev1.Service) { o.Annotations = w.notes() })
 	case 10:
@@ -305,6 +307,24 @@ func (w *simWorld) people() {
 			return
 		}
 		w.editPool()
+	}
+}
+
+// clash has the first Service of a shared address want a port that the last has.
+func (w *simWorld) clash() {
+	for _, o := range w.all("addresses") {
+		of := o.(*pintlev1.Address).Spec.Services
+		if len(of) < 2 {
+			continue
+		}
+		first, _ := w.find("services", of[0].Namespace+"/"+of[0].Name).(*corev1.Service)
+		last, _ := w.find("services", of[len(of)-1].Namespace+"/"+of[len(of)-1].Name).(*corev1.Service)
+		if first == nil || last == nil {
+			continue
+		}
+		w.note("people: %s/%s wants the ports of %s/%s too", first.Namespace, first.Name, last.Namespace, last.Name)
+		w.change(first, func(o *corev1.Service) { o.Spec.Ports = append(o.Spec.Ports[:1:1], last.Spec.Ports...) })
+		return
 	}
 }
 
