@@ -25,6 +25,7 @@ var leaseMutants = []struct {
 		"if b.chosen(now) || ", "if b.chosen(now) || b.reserved() && !b.unprobed() || "}},
 	{"waits for its own T only", []string{"s.at, s.wait = now, max(v.t, s.record.t())", "s.at, s.wait = now, v.t", "s.wait = max(s.wait, v.cur.record.t())", "_ = s"}},
 	{"trusts what it saw long ago", []string{"v.cur.at = now // too", "// too"}},
+	{"hands over again what came back", []string{"r.Seq >= b.done && ", "", "b.rival < b.epoch && ", ""}},
 	{"believes any release", []string{"return p != nil && now < p.until && r.released() &&", "return r.released() || p != nil &&"}},
 	{"takes its old tenure up again", []string{"return !b.gone && b.epoch != 0 && now < b.sent.Add(hold(b.t))", "return b.epoch != 0"}},
 	{"inherits from a stranger of its name", []string{"return b.heir != \"\" && r.Heir == b.heir", "return b.heir != \"\""}},

@@ -195,6 +195,10 @@ func (s *leaseSim) fault(t time.Duration) {
 		s.restart(name)
 	case 12:
 		s.resign(name)
+		if s.rng.IntN(2) == 0 { // and finds its old tenure again, that of its successor being lost
+			time.Sleep(time.Duration(s.rng.Int64N(int64(t))))
+			s.restoreAny(t)
+		}
 	case 13:
 		s.note("all want the seat and are healthy")
 		for _, n := range s.names {
@@ -225,9 +229,13 @@ func (s *leaseSim) fault(t time.Duration) {
 			}
 		}
 	case 19:
-		if len(s.backups) > 0 && !s.heirs {
-			s.restore(s.backups[s.rng.IntN(len(s.backups))], t)
-		}
+		s.restoreAny(t)
+	}
+}
+
+func (s *leaseSim) restoreAny(t time.Duration) {
+	if len(s.backups) > 0 && !s.heirs {
+		s.restore(s.backups[s.rng.IntN(len(s.backups))], t)
 	}
 }
 
@@ -381,6 +389,8 @@ func (s *leaseSim) watch() {
 			if holder != "" && first.sample(s.t, holder) { // still: it may have been handed over between two looks of one instant
 				s.note("BOTH %s and %s", holder, name)
 				s.t.Errorf("%v: %s and %s both hold", time.Since(s.since), holder, name)
+				<-s.done
+				return
 			}
 			holder, first = name, n
 		}

@@ -56,7 +56,8 @@ const (
 //
 //   - It takes the seat at once only if the holder's release repeats the nonce
 //     with which this very process answered the holder's offer, once, and within
-//     0.9 T of that answer.
+//     0.9 T of that answer. A holder offers what its last write shows, and not
+//     what an earlier one does that came back with a backup.
 //
 //   - Or if the record is that of a process that is dead for sure, because
 //     this one holds the lock under which that ran (see KubeConfig.Heir), or is
@@ -85,6 +86,7 @@ type bid struct {
 	clear     bool   // the addresses were probed and are free
 	rival     uint64 // the highest epoch of another process
 	seq       uint64 // of the last write of this process
+	done      uint64 // of its last write that is known to be committed
 	writes    map[uint64]written
 	lastWrite Instant
 
@@ -205,8 +207,12 @@ func (b *bid) end() {
 
 // count notes that a write of this process was committed.
 func (b *bid) count(now Instant, r *record) {
+	if r.Process != b.process {
+		return
+	}
+	b.done = max(b.done, r.Seq)
 	w, ok := b.writes[r.Seq]
-	if r.Process != b.process || !ok {
+	if !ok {
 		return
 	}
 	for seq := range b.writes {
@@ -262,10 +268,11 @@ func (b *bid) ask(asked bool) {
 	b.asked, b.offerID, b.offers, b.answeredAt = asked, "", 0, 0
 }
 
-// mine reports whether the object says that this process holds.
+// mine reports whether the object says that this process holds, by its last write
+// and not by an earlier one that came back with a backup.
 func (b *bid) mine() bool {
 	r := &b.cur.record
-	return b.cur.object != nil && r.Process == b.process && r.Epoch == b.epoch && !r.Forming && !r.released() && b.epoch != 0
+	return b.cur.object != nil && r.Process == b.process && r.Seq >= b.done && r.Epoch == b.epoch && !r.Forming && !r.released() && b.epoch != 0
 }
 
 // open reports whether candidates may answer the last offer of this node.
@@ -316,7 +323,7 @@ func (b *bid) next(now Instant) (act, Instant) {
 		return doLook, 0
 	case b.lease != nil:
 		return b.keep(now)
-	case !b.wanted && b.mine() && now < min(b.sent, b.left).Add(hold(b.t)):
+	case !b.wanted && b.mine() && b.rival < b.epoch && now < min(b.sent, b.left).Add(hold(b.t)):
 		return b.handOver(now)
 	case b.wanted && b.candidate:
 		return b.stand(now)

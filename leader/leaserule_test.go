@@ -1,6 +1,7 @@
 package leader
 
 import (
+	"fmt"
 	"testing"
 	"time"
 
@@ -79,6 +80,48 @@ func TestHeirRule(t *testing.T) {
 			b.see(now, seen(r), 0)
 			if !b.lease.Valid() || b.lease.Until() != now.Add(hold(tableT)) {
 				t.Errorf("the lease is until %v", b.lease.Until())
+			}
+		})
+	}
+}
+
+// TestRestoredTenure: what was put back from a backup may say that this node
+// holds, while its successor does.
+func TestRestoredTenure(t *testing.T) {
+	took := record{Holder: "n1", Process: "own", Epoch: 5, Seq: 1, Millis: 10000}
+	renewed, other := took, record{Holder: "n2", Process: "other", Epoch: 6, Seq: 1, Millis: 10000}
+	renewed.Seq = 2
+	for _, tt := range []struct {
+		name    string
+		resigns bool
+		sees    []record
+		want    act
+	}{
+		{"it resigns", true, []record{took, renewed}, doOffer},
+		{"it resigns, and its first write comes back", true, []record{took, renewed, took}, doNothing},
+		{"it resigns, another takes the seat, and its last write comes back", true, []record{took, renewed, other, renewed}, doNothing},
+		{"it resigns, another takes the seat, and its first write comes back", true, []record{took, renewed, other, took}, doNothing},
+		{"it holds", false, []record{took, renewed}, doNothing},
+		{"it holds, and its first write comes back", false, []record{took, renewed, took}, doRenew},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			now := sec(0)
+			b := &bid{view: view{t: tableT}, node: "n1", process: "own", clock: func() Instant { return now }, candidate: true, wanted: true, healthy: true,
+				writes: map[uint64]written{1: {epoch: 5, at: now}, 2: {epoch: 5, at: now}}, seq: 2, lastWrite: now}
+			for i, r := range tt.sees {
+				if i == 2 && tt.resigns {
+					b.want(false)
+				}
+				now = now.Add(time.Second)
+				s := seen(r)
+				s.print = fmt.Sprint(i)
+				b.see(now, s, now)
+			}
+			if tt.resigns {
+				b.want(false)
+			}
+			if got, _ := b.next(now); got != tt.want {
+				t.Errorf("does %d, want %d", got, tt.want)
 			}
 		})
 	}
