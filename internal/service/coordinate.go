@@ -91,7 +91,7 @@ func (c *coordinator) sharing(users []ipam.User) {
 func (c *coordinator) serviceChanged(k ipam.Key) {
 	c.services.add(k)
 	for _, r := range c.recordsOf(k) {
-		c.enter(r) // its ports, or whom it shares with, may be others
+		c.enter(r)            // its ports, or whom it shares with, may be others
 		c.records.add(r.Addr) // whether its users may share it still
 	}
 }
