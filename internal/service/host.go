@@ -134,7 +134,7 @@ func (c *Controller) soon() (at leader.Instant) {
 	for _, r := range c.hold.again {
 		wall(r.at)
 	}
-	for _, i := range c.flush.waiting {
+	for _, i := range c.flush.until() {
 		if i > f.Now { // else it is being done, and that will be news
 			next(i)
 		}

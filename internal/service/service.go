@@ -145,7 +145,7 @@ func newController(cfg Config, cl api) *Controller {
 	}
 	c := &Controller{cfg: cfg, log: cfg.Log, client: cl, wake: make(chan struct{}, 1), end: make(chan struct{}), synced: map[string]bool{}, lost: map[netip.Addr]uint64{},
 		window: mostWrites, faults: map[string]string{}, writeErrs: map[string]fault{}, busy: map[ipam.Key]bool{},
-		flush: newFlush(cfg.Flush), herald: newHerald(), told: map[string]toldPool{}}
+		flush: newFlush(cfg.Flush, cfg.Clock, cfg.Log), herald: newHerald(), told: map[string]toldPool{}}
 	c.facts = Facts{Node: cfg.Node, Rules: cfg.Rules, Services: map[ipam.Key]*Service{}, Slices: map[ipam.Key]map[string]*Endpoints{},
 		Nodes: map[string]*NodeInfo{}, Namespaces: map[string]map[string]string{}, Pools: map[string]*Pool{}, Records: map[netip.Addr]*Record{},
 		Roll: map[string]Fellow{}}
@@ -167,7 +167,7 @@ func (c *Controller) Run(ctx context.Context) error {
 		g.Go(func() error { return run(ctx) })
 	}
 	g.Go(func() error {
-		return c.flush.run(ctx, func(addrs []netip.Addr) { c.post(func() { c.flush.forgot(addrs) }) })
+		return c.flush.run(ctx, func() { c.post(func() {}) })
 	})
 	g.Go(func() error { return c.herald.run(ctx, c.sendEvent) })
 	g.Go(func() error { c.loop(ctx); return nil })
@@ -462,7 +462,9 @@ func (c *Controller) keepHeld(ctx context.Context) {
 // the other way round on the way out.
 func (c *Controller) apply() {
 	st := c.hold.plan(c.word)
-	c.guards.set(c.guardBound(st.Guards))
+	st.Guards = c.guardBound(st.Guards)
+	c.flush.serves(st.Guards, perhaps(c.targets))
+	c.guards.set(st.Guards)
 	c.hushed.set(st.Hushed)
 	guarded := surely(c.guards, func(g vip.Guarded) netip.Addr { return g.Addr })
 	here := make(map[netip.Addr]bool, len(st.Bound))
@@ -478,7 +480,6 @@ func (c *Controller) apply() {
 		a := r.Prefix.Addr()
 		return !guarded[a] || here[a] && !bound[a]
 	}))
-	c.flush.serves(st)
 }
 
 // guardBound adds what is still on lo though it is to go: else the host's own ports would be open there for a moment.

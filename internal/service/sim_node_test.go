@@ -86,7 +86,7 @@ func (h *host) start() {
 	p.targets, p.guards, p.bound = newSetter[arp.Target](p, "targets"), newSetter[vip.Guarded](p, "guards"), newSetter[netip.Prefix](p, "bound")
 	p.hushed, p.routes = newSetter[netip.Addr](p, "hushed"), newSetter[bgp.Route](p, "routes")
 	conf := Config{Node: h.name, Namespace: simNamespace, Rules: simRules,
-		Targets: p.targets, Bound: p.bound, Guards: p.guards, Hushed: p.hushed, Routes: p.routes, Flush: func([]netip.Addr) { _ = p.awake() },
+		Targets: p.targets, Bound: p.bound, Guards: p.guards, Hushed: p.hushed, Routes: p.routes, Flush: p.forget,
 		Note: p.elector.setNote, Stand: p.elector.stand, Above: p.elector.raise, Need: p.roll.setNeed, Lag: p.roll.setLag,
 		DrainWait: time.Second, Version: "sim", Clock: p.turn, Log: slog.New(&simLog{p: p})}
 	p.ctl = newController(conf, hostileAPI{p})
@@ -505,6 +505,27 @@ func (p *process) claimed() map[netip.Addr]bool {
 		}
 	}
 	return out
+}
+
+// forget is what the kernel does with connections. Answers of those to an address that is claimed may be under way.
+func (p *process) forget(addrs []netip.Addr) {
+	var takes time.Duration
+	check := func() {
+		takes = p.upTo(3 * flushLimit)
+		claimed := p.claimed()
+		for _, a := range addrs {
+			if claimed[a] {
+				p.w.wrongf("%s has connections to %s forgotten, which it claims", p.name, a)
+			}
+		}
+	}
+	for range 2 {
+		if p.awake() != nil {
+			return
+		}
+		p.w.lock(check)
+		_ = sleep(p.ctx, takes)
+	}
 }
 
 // A simLog puts what a Controller says into the trace.

@@ -58,7 +58,7 @@ const (
 	calmTime  = time.Minute      // and so long after people change something, while nothing fails
 	quietTime = 60 * time.Second // and then nothing is written for so long
 	liesTime  = time.Minute      // a status is wrong for no longer while a coordinator can mend it
-	knownTime = time.Minute      // nobody acts on what a Service was longer ago
+	knownTime = 3 * time.Minute  // nobody acts on what a Service was longer ago: one that stood still and was cut off then may know no more
 )
 
 func (w *simWorld) lock(f func()) {

@@ -1,0 +1,64 @@
+package service
+
+import (
+	"log/slog"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/pintle-lb/pintle/leader"
+	"github.com/pintle-lb/pintle/vip"
+)
+
+// TestFlush: what is forgotten when its turn comes, which is late sometimes. An address that is claimed has connections that live.
+func TestFlush(t *testing.T) {
+	a := netip.MustParseAddr("192.0.2.1")
+	serves := func(f *flush) { f.serves([]vip.Guarded{{Addr: a}}, func(netip.Addr) bool { return false }) }
+	ends := func(claimed bool) func(*flush) {
+		return func(f *flush) { f.serves(nil, func(netip.Addr) bool { return claimed }) }
+	}
+	arrives := func(f *flush) { f.arrives(a, f.clock()) }
+	leaves := func(f *flush) { serves(f); ends(false)(f) }
+	for _, tt := range []struct {
+		name   string
+		do     []func(*flush)
+		late   time.Duration
+		forget bool
+		waits  bool // right before its turn
+	}{
+		{"it comes", []func(*flush){arrives}, 0, true, true},
+		{"it comes, and is served at once", []func(*flush){arrives, serves}, flushLimit / 2, true, true},
+		{"its turn is late", []func(*flush){arrives}, flushLimit, false, false},
+		{"it was served until just now", []func(*flush){serves, arrives}, 0, false, false},
+		{"it leaves", []func(*flush){leaves}, time.Minute, true, false},
+		{"it leaves, and may still be claimed", []func(*flush){serves, ends(true)}, time.Minute, false, false},
+		{"it leaves, and is claimed no more", []func(*flush){serves, ends(true), ends(false)}, time.Minute, true, false},
+		{"it leaves and comes again", []func(*flush){leaves, arrives}, flushLimit / 2, true, true},
+		{"it leaves and comes again, and its turn is late", []func(*flush){leaves, arrives}, flushLimit, false, false},
+		{"it left, and has come meanwhile", []func(*flush){leaves, arrives, func(f *flush) { f.begin([]netip.Addr{a}); f.end(); serves(f) }}, 0, false, false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			now, log := leader.Instant(time.Hour), &strings.Builder{}
+			f := newFlush(func([]netip.Addr) {}, func() leader.Instant { return now }, slog.New(slog.NewTextHandler(log, nil)))
+			for _, do := range tt.do {
+				do(f)
+			}
+			now = now.Add(tt.late)
+			if got := f.waits(a, now); got != tt.waits {
+				t.Errorf("waits: %v, want %v", got, tt.waits)
+			}
+			got := f.begin([]netip.Addr{a})
+			if slices.Contains(got, a) != tt.forget || f.waits(a, now.Add(time.Hour)) != tt.forget {
+				t.Errorf("forgets %v, and it waits meanwhile: %v; want %v", got, f.waits(a, now.Add(time.Hour)), tt.forget)
+			}
+			if late := !tt.forget && tt.late == flushLimit; strings.Contains(log.String(), "addresses=1") != late {
+				t.Errorf("says %q", log)
+			}
+			if f.end(); f.waits(a, now) {
+				t.Error("waits when all is done")
+			}
+		})
+	}
+}
