@@ -463,6 +463,7 @@ func (c *Controller) keepHeld(ctx context.Context) {
 func (c *Controller) apply() {
 	st := c.hold.plan(c.word)
 	st.Guards = c.guardBound(st.Guards)
+	// Before claims are made: what is served from now on is not forgotten any more.
 	c.flush.serves(st.Guards, perhaps(c.targets))
 	c.guards.set(st.Guards)
 	c.hushed.set(st.Hushed)

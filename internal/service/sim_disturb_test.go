@@ -276,8 +276,6 @@ func (w *simWorld) people() {
 			svc = all[w.rng.IntN(len(all))]
 		}
 		w.change(svc, func(o *corev1.Service) { o.Spec.Ports = w.ports() })
-	case 16:
-		w.clash()
 	case 9:
 		w.change(svc, func(o *corev1.Service) { o.Annotations = w.notes() })
 	case 10:
@@ -307,6 +305,8 @@ func (w *simWorld) people() {
 			return
 		}
 		w.editPool()
+	case 16:
+		w.clash()
 	}
 }
 
