@@ -14,8 +14,13 @@ import (
 	"github.com/pintle-lb/pintle/vip"
 )
 
-// flushLimit is how long an address that comes to this node waits at most until the kernel begins to forget its old connections.
-const flushLimit = 200 * time.Millisecond
+const (
+	// flushLimit is how long an address that comes to this node waits at most until the kernel begins to forget its old connections.
+	// Much longer than it takes, rests and all: to keep them is wrong too.
+	flushLimit = time.Second
+
+	flushRestLeast, flushRestMost = 50 * time.Millisecond, 100 * time.Millisecond
+)
 
 // A flush has the kernel forget what it has noted of connections to addresses: when an address comes from another node, before it is
 // claimed, since the connections of an earlier time here are over; and when this node no longer serves it. What comes too late is left
@@ -24,17 +29,18 @@ type flush struct {
 	forget func([]netip.Addr) // nil: there is nothing to forget; may block
 	clock  leader.Clock
 	log    *slog.Logger
-	queue  chan []netip.Addr
-	due    []netip.Addr
+	wake   chan struct{} // something is due
 
 	mu      sync.Mutex
+	due     map[netip.Addr]bool           // what is to be forgotten when its turn comes
 	waiting map[netip.Addr]leader.Instant // addresses that came, and until when they wait at most
 	serving map[netip.Addr]bool           // addresses that packets were taken for at the last look
 	busy    map[netip.Addr]bool           // what is being forgotten now
 }
 
 func newFlush(forget func([]netip.Addr), clock leader.Clock, log *slog.Logger) *flush {
-	return &flush{forget: forget, clock: clock, log: log, queue: make(chan []netip.Addr, 1), waiting: map[netip.Addr]leader.Instant{}}
+	return &flush{forget: forget, clock: clock, log: log, wake: make(chan struct{}, 1),
+		due: map[netip.Addr]bool{}, waiting: map[netip.Addr]leader.Instant{}}
 }
 
 // arrives notes that an address comes from another node. One that was served until just now keeps its connections: packets of theirs
@@ -43,8 +49,17 @@ func (f *flush) arrives(a netip.Addr, now leader.Instant) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.forget != nil && !f.serving[a] {
-		f.due = append(f.due, a)
 		f.waiting[a] = now.Add(flushLimit)
+		f.add(a)
+	}
+}
+
+// add has an address forgotten when its turn comes. The caller holds mu.
+func (f *flush) add(a netip.Addr) {
+	f.due[a] = true
+	select {
+	case f.wake <- struct{}{}:
+	default:
 	}
 }
 
@@ -62,8 +77,7 @@ func (f *flush) until() []leader.Instant {
 	return slices.Collect(maps.Values(f.waiting))
 }
 
-// serves takes what packets are taken for from now on, and which other addresses may still be claimed, and hands out what is to be
-// forgotten.
+// serves takes what packets are taken for from now on, and which other addresses may still be claimed.
 func (f *flush) serves(guards []vip.Guarded, claimed func(netip.Addr) bool) {
 	now := make(map[netip.Addr]bool, len(guards))
 	for _, g := range guards {
@@ -77,31 +91,23 @@ func (f *flush) serves(guards []vip.Guarded, claimed func(netip.Addr) bool) {
 		case claimed(a):
 			now[a] = true
 		default:
-			f.due = append(f.due, a)
+			f.add(a)
 		}
 	}
 	f.serving = now
-	if len(f.due) == 0 {
-		return
-	}
-	select {
-	case f.queue <- f.due:
-		f.due = nil
-	default: // the next time
-	}
 }
 
 // run forgets until ctx ends, with rests: each time the kernel goes through the connections of all network namespaces, and addresses come
 // in crowds. done is called after each set; it must not block.
 func (f *flush) run(ctx context.Context, done func()) error {
-	pace := agent.Pace{Times: lookTimes, Least: flushLimit / 4, Most: flushLimit / 2}
+	pace := agent.Pace{Times: lookTimes, Least: flushRestLeast, Most: flushRestMost}
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
-		case addrs := <-f.queue:
+		case <-f.wake:
 			began := time.Now()
-			if addrs = f.begin(addrs); len(addrs) > 0 {
+			if addrs := f.begin(); len(addrs) > 0 {
 				f.forget(addrs)
 			}
 			f.end()
@@ -113,21 +119,22 @@ func (f *flush) run(ctx context.Context, done func()) error {
 	}
 }
 
-// begin returns those of the addresses that are not claimed, and are not to be until end.
-func (f *flush) begin(addrs []netip.Addr) []netip.Addr {
+// begin returns what is due and not claimed, and is not to be claimed until end.
+func (f *flush) begin() []netip.Addr {
 	f.mu.Lock()
 	now, late := f.clock(), 0
 	f.busy = map[netip.Addr]bool{}
-	for _, a := range addrs {
+	for a := range f.due {
 		until, came := f.waiting[a]
 		delete(f.waiting, a)
 		switch {
-		case came && now < until || !came && !f.serving[a]:
+		case now < until || !f.serving[a]:
 			f.busy[a] = true
 		case came:
 			late++
 		}
 	}
+	clear(f.due)
 	forgets := slices.Collect(maps.Keys(f.busy))
 	f.mu.Unlock()
 	if late > 0 {

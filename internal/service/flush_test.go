@@ -1,11 +1,14 @@
 package service
 
 import (
+	"context"
 	"log/slog"
 	"net/netip"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/pintle-lb/pintle/leader"
@@ -30,14 +33,15 @@ func TestFlush(t *testing.T) {
 	}{
 		{"it comes", []func(*flush){arrives}, 0, true, true},
 		{"it comes, and is served at once", []func(*flush){arrives, serves}, flushLimit / 2, true, true},
-		{"its turn is late", []func(*flush){arrives}, flushLimit, false, false},
+		{"its turn is late", []func(*flush){arrives, serves}, flushLimit, false, false},
+		{"its turn is late, and it was never served", []func(*flush){arrives}, flushLimit, true, false},
 		{"it was served until just now", []func(*flush){serves, arrives}, 0, false, false},
 		{"it leaves", []func(*flush){leaves}, time.Minute, true, false},
 		{"it leaves, and may still be claimed", []func(*flush){serves, ends(true)}, time.Minute, false, false},
 		{"it leaves, and is claimed no more", []func(*flush){serves, ends(true), ends(false)}, time.Minute, true, false},
 		{"it leaves and comes again", []func(*flush){leaves, arrives}, flushLimit / 2, true, true},
-		{"it leaves and comes again, and its turn is late", []func(*flush){leaves, arrives}, flushLimit, false, false},
-		{"it left, and has come meanwhile", []func(*flush){leaves, arrives, func(f *flush) { f.begin([]netip.Addr{a}); f.end(); serves(f) }}, 0, false, false},
+		{"it leaves and comes again, and its turn is late", []func(*flush){leaves, arrives, serves}, flushLimit, false, false},
+		{"it left, and is served again", []func(*flush){leaves, serves}, 0, false, false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			now, log := leader.Instant(time.Hour), &strings.Builder{}
@@ -49,7 +53,7 @@ func TestFlush(t *testing.T) {
 			if got := f.waits(a, now); got != tt.waits {
 				t.Errorf("waits: %v, want %v", got, tt.waits)
 			}
-			got := f.begin([]netip.Addr{a})
+			got := f.begin()
 			if slices.Contains(got, a) != tt.forget || f.waits(a, now.Add(time.Hour)) != tt.forget {
 				t.Errorf("forgets %v, and it waits meanwhile: %v; want %v", got, f.waits(a, now.Add(time.Hour)), tt.forget)
 			}
@@ -61,4 +65,41 @@ func TestFlush(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestFlushTurns: an address that comes while others are looked after has its turn with the next ones.
+func TestFlushTurns(t *testing.T) {
+	const takes = 30 * time.Millisecond
+	synctest.Test(t, func(t *testing.T) {
+		start, log := time.Now(), &strings.Builder{}
+		clock := func() leader.Instant { return leader.Instant(1 + time.Since(start)) }
+		f := newFlush(func([]netip.Addr) { time.Sleep(takes) }, clock, slog.New(slog.NewTextHandler(log, nil)))
+		ctx, cancel := context.WithCancel(t.Context())
+		var g sync.WaitGroup
+		g.Go(func() { _ = f.run(ctx, func() {}) })
+		came := map[netip.Addr]time.Time{}
+		a := netip.MustParseAddr("192.0.2.0")
+		for i := range 200 {
+			time.Sleep(5 * time.Millisecond)
+			for b, at := range came {
+				if f.waits(b, clock()) {
+					continue
+				}
+				if took, most := time.Since(at), 2*takes+flushRestMost+5*time.Millisecond; took > most {
+					t.Errorf("%s waited %v, want %v at most", b, took, most)
+				}
+				delete(came, b)
+			}
+			if i < 150 {
+				a = a.Next()
+				came[a] = time.Now()
+				f.arrives(a, clock())
+				f.serves([]vip.Guarded{{Addr: a}}, func(netip.Addr) bool { return true })
+			}
+		}
+		if cancel(); len(came) > 0 || log.Len() > 0 {
+			t.Errorf("%d addresses wait still; log: %s", len(came), log)
+		}
+		g.Wait()
+	})
 }

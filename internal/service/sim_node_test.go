@@ -511,7 +511,7 @@ func (p *process) claimed() map[netip.Addr]bool {
 func (p *process) forget(addrs []netip.Addr) {
 	var takes time.Duration
 	check := func() {
-		takes = p.upTo(3 * flushLimit)
+		takes = p.upTo(flushLimit)
 		claimed := p.claimed()
 		for _, a := range addrs {
 			if claimed[a] {
