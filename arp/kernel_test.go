@@ -107,9 +107,30 @@ func TestKernelClientsAreAnswered(t *testing.T) {
 	}
 }
 
-// TestQuestionsThatWaited: what came before the claim, and was not read because this node was not scheduled, is not answered late.
-func TestQuestionsThatWaited(t *testing.T) {
+// stamped waits until the kernel notes when frames come, which it does some time after the first socket wants that; till then they come
+// when they are read.
+func stamped(t *testing.T, seg *segment) {
+	t.Helper()
+	to, from := seg.station(201).wire("eth0", etherARP), seg.station(202).wire("eth0", etherARP)
+	eventually(t, "the kernel notes when frames come", func() bool {
+		if err := from.send(probe(vip4, us)); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(20 * time.Millisecond)
+		reads := time.Now()
+		_, came, err := to.read(make([]byte, maxFrame), 30*time.Second)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return came.Before(reads)
+	})
+}
+
+// TestFramesThatWaited: what came before the claim, and was not read because this node was not scheduled, is not answered late, and is
+// no claim against this one.
+func TestFramesThatWaited(t *testing.T) {
 	seg := newSegment(t)
+	stamped(t, seg)
 	a, asker := seg.station(1).speak(nil), seg.station(10)
 	scheduled, stopped := make(chan struct{}), make(chan struct{}, 2)
 	a.host.read = func([]byte) {
@@ -125,13 +146,15 @@ func TestQuestionsThatWaited(t *testing.T) {
 		etherARP:  arpFrame(broadcast, rfc826.OperationRequest, them, peer4, nobody, vip4),
 		etherIPv6: nsFrame(peer6, group, vip6, groupMAC),
 	}
+	claim := map[uint16][]byte{etherARP: announcements(vip4, them)[0], etherIPv6: announcements(vip6, them)[0]}
 	const waiting = 5
 	for kind, question := range ask {
 		from, seen := asker.wire("eth0", kind), a.wire("eth0", kind)
 		for range waiting {
 			a.must(from.send(question))
+			a.must(from.send(claim[kind]))
 		}
-		for range waiting { // they are on the node
+		for range 2 * waiting { // they are on the node
 			if _, _, err := seen.read(make([]byte, maxFrame), 30*time.Second); err != nil {
 				t.Fatal(err)
 			}
@@ -147,6 +170,9 @@ func TestQuestionsThatWaited(t *testing.T) {
 		eventually(t, addr.String()+" is asked for when it is claimed", func() bool { return a.stat("eth0", addr).Answered > 0 })
 		if n := a.stat("eth0", addr).Answered; n != 1 {
 			t.Errorf("%s: %d answers to one question since the claim and %d before it", addr, n, waiting)
+		}
+		if st := a.stat("eth0", addr); st.Heard != waiting || st.Defended != 0 {
+			t.Errorf("%s: %d claims before this one: %+v", addr, waiting, st)
 		}
 	}
 }

@@ -313,9 +313,9 @@ func (l *link) hear(m message, came, now time.Time) {
 	l.mu.Lock()
 	defer l.unlock()
 	if t := l.targets[m.claims]; t != nil && l.s.foreign(m, now) {
-		l.contest(t, m, now)
+		l.contest(t, m, came, now)
 	}
-	// What came before our claim was answered by whoever had the address then.
+	// What came before our claim was answered by whoever had the address then, and is no claim against ours.
 	if t := l.targets[m.asks]; t != nil && m.asks != m.claims && (m.to == l.own || m.to.group()) && !came.Before(t.since) {
 		l.answer(t, m)
 	}
@@ -333,14 +333,14 @@ func (l *link) answer(t *target, m message) {
 }
 
 // contest takes note of a foreign claim for t, and defends t if this node claims it. mu is held.
-func (l *link) contest(t *target, m message, now time.Time) {
+func (l *link) contest(t *target, m message, came, now time.Time) {
 	t.stat.Heard++
 	t.stat.LastMAC, t.stat.LastHeard = m.at.String(), now
 	heard := Heard{Addr: t.addr, Link: l.name, MAC: t.stat.LastMAC, At: now}
 	if d, ok := t.claim.(interface{ Drop() }); ok {
 		d.Drop() // before it is asked: it may give way to whoever else claims
 	}
-	if t.claim != nil && t.claim.Valid() {
+	if t.claim != nil && t.claim.Valid() && !came.Before(t.since) {
 		heard.Defended = true
 		l.defend(t, m.at, now)
 	}

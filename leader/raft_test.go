@@ -223,6 +223,14 @@ func (w *world) holder() *node {
 	return h
 }
 
+// follows waits until a node knows the holder, which may have changed again where a process stood still.
+func (w *world) follows(name string) {
+	w.t.Helper()
+	w.wait(name+" to follow", func() bool {
+		return w.nodes[name].last().Holder == w.holder().name
+	})
+}
+
 func (w *world) wait(what string, ok func() bool) {
 	w.t.Helper()
 	deadline := time.Now().Add(20 * time.Second)
@@ -259,8 +267,8 @@ func TestThreeNodesElectOne(t *testing.T) {
 	w := newWorld(t, 3, nil)
 	w.start("n1", "n2", "n3")
 	w.voters(3)
-	h := w.holder()
 	w.wait("all to know the holder", func() bool {
+		h := w.holder()
 		for _, n := range w.up() {
 			if n.last().Holder != h.name {
 				return false
@@ -281,7 +289,7 @@ func TestHolderStops(t *testing.T) {
 		next := w.holder()
 		t.Logf("%s -> %s after %v", h.name, next.name, time.Since(start))
 		w.start(h.name)
-		w.wait("the old holder to follow", func() bool { return w.nodes[h.name].last().Holder == next.name })
+		w.follows(h.name)
 	}
 }
 
@@ -299,6 +307,6 @@ func TestPlannedMove(t *testing.T) {
 		next := w.holder()
 		t.Logf("%s -> %s after %v", h.name, next.name, time.Since(start))
 		h.raft.Set([]string{"cp"})
-		w.wait("the old holder to follow", func() bool { return h.last().Holder == next.name })
+		w.follows(h.name)
 	}
 }

@@ -12,7 +12,7 @@ import (
 	"k8s.io/client-go/rest"
 )
 
-// rotated is a client of a Rotation over servers, with short limits.
+// rotated is a client of a Rotation over servers.
 func rotated(t *testing.T, servers ...*httptest.Server) (*http.Client, *Rotation) {
 	t.Helper()
 	var urls []string
@@ -20,7 +20,7 @@ func rotated(t *testing.T, servers ...*httptest.Server) (*http.Client, *Rotation
 		urls = append(urls, s.URL)
 	}
 	c, r := Rotate(&rest.Config{Host: "https://192.0.2.1:6443"}, func() []string { return urls })
-	r.answer, r.idle = 200*time.Millisecond, 200*time.Millisecond
+	r.answer, r.idle = 20*time.Second, 20*time.Second // nobody is taken for silent who is slow
 	hc, err := rest.HTTPClientFor(c)
 	if err != nil {
 		t.Fatal(err)
@@ -79,14 +79,16 @@ func TestRotateFromSilent(t *testing.T) {
 	t.Cleanup(mute.Close)
 	t.Cleanup(func() { close(end) })
 	b := saying(t, "b")
-	hc, _ := rotated(t, mute, b)
+	hc, r := rotated(t, mute, b)
+	r.answer, r.idle = 200*time.Millisecond, 200*time.Millisecond
 	if _, err := ask(hc); !errors.Is(err, errSilent) {
 		t.Errorf("a mute server: %v", err)
 	}
 	if got, err := ask(hc); got != "b" || err != nil {
 		t.Errorf("%q, %v", got, err)
 	}
-	hc, _ = rotated(t, mute, b)
+	hc, r = rotated(t, mute, b)
+	r.answer, r.idle = 200*time.Millisecond, 200*time.Millisecond
 	resp, err := hc.Get("https://192.0.2.1:6443/watch")
 	if err != nil {
 		t.Fatal(err)
@@ -97,7 +99,7 @@ func TestRotateFromSilent(t *testing.T) {
 	resp.Body.Close()
 
 	// One that is left ends at once what is under way there.
-	hc, r := rotated(t, mute, b)
+	hc, r = rotated(t, mute, b)
 	r.idle = time.Hour
 	if resp, err = hc.Get("https://192.0.2.1:6443/watch"); err != nil {
 		t.Fatal(err)

@@ -55,6 +55,7 @@ func openEcho(family int, addr unix.Sockaddr, level, pktinfo int) (int, error) {
 	if err != nil {
 		return -1, err
 	}
+	keepMuch(fd)
 	err = errors.Join(receiveWait(fd), unix.SetsockoptInt(fd, level, pktinfo, 1))
 	if family == unix.AF_INET6 {
 		err = errors.Join(err, unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, 1))

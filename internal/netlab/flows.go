@@ -87,6 +87,7 @@ func (f *Flows) open(to netip.AddrPort, n int) (err error) {
 		if err != nil {
 			return err
 		}
+		keepMuch(fd)
 		f.fds, f.index[int32(fd)] = append(f.fds, fd), i
 		f.flows = append(f.flows, &flowRing{})
 		f.flows[i].newest.Store(-1)

@@ -17,8 +17,8 @@ const (
 	surveySize = 3 << 19
 	// surveyTick is the shortest time that it sleeps. Of many addresses it asks for several at once.
 	surveyTick = time.Millisecond
-	// surveyBuffer is for what arrives while its thread cannot run.
-	surveyBuffer = 4 << 20
+	// roomy is how much a socket keeps of what arrives while its thread cannot run.
+	roomy = 4 << 20
 )
 
 // A Survey asks, from the client, who has each of many addresses, by ARP and neighbour solicitation alone, and records every
@@ -92,11 +92,15 @@ func (s *Survey) prepare(number byte) error {
 			return err
 		}
 		s.socks[kind] = fd
-		if unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, surveyBuffer) != nil {
-			_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, surveyBuffer) // as much as a user may have
-		}
+		keepMuch(fd)
 	}
 	return nil
+}
+
+func keepMuch(fd int) {
+	if unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, roomy) != nil {
+		_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, roomy) // as much as a user may have
+	}
 }
 
 func kindOf(a netip.Addr) uint16 {
