@@ -15,16 +15,16 @@ import (
 )
 
 const (
-	// flushLimit is how long an address that comes to this node waits at most until the kernel begins to forget its old connections.
-	// Much longer than it takes, rests and all: to keep them is wrong too.
+	// flushLimit is how long an address that comes to this node waits while the kernel forgets connections to others. That is for a
+	// kernel that hangs: to keep old connections is wrong too.
 	flushLimit = time.Second
 
 	flushRestLeast, flushRestMost = 50 * time.Millisecond, 100 * time.Millisecond
 )
 
 // A flush has the kernel forget what it has noted of connections to addresses: when an address comes from another node, before it is
-// claimed, since the connections of an earlier time here are over; and when this node no longer serves it. What comes too late is left
-// out: it would take answers that are under way, and new connections.
+// claimed, since the connections of an earlier time here are over; and when this node no longer serves it. What is claimed is left out:
+// it would take answers that are under way, and new connections.
 type flush struct {
 	forget func([]netip.Addr) // nil: there is nothing to forget; may block
 	clock  leader.Clock
@@ -32,24 +32,25 @@ type flush struct {
 	wake   chan struct{} // something is due
 
 	mu      sync.Mutex
-	due     map[netip.Addr]bool           // what is to be forgotten when its turn comes
-	waiting map[netip.Addr]leader.Instant // addresses that came, and until when they wait at most
-	serving map[netip.Addr]bool           // addresses that packets were taken for at the last look
-	busy    map[netip.Addr]bool           // what is being forgotten now
+	due     map[netip.Addr]bool // what is to be forgotten when its turn comes
+	came    map[netip.Addr]bool // addresses that came and have had no turn yet, and whether they wait for it
+	serving map[netip.Addr]bool // addresses that packets were taken for at the last look
+	busy    map[netip.Addr]bool // what is being forgotten now
+	began   leader.Instant      // and since when; 0: nothing is
 }
 
 func newFlush(forget func([]netip.Addr), clock leader.Clock, log *slog.Logger) *flush {
 	return &flush{forget: forget, clock: clock, log: log, wake: make(chan struct{}, 1),
-		due: map[netip.Addr]bool{}, waiting: map[netip.Addr]leader.Instant{}}
+		due: map[netip.Addr]bool{}, came: map[netip.Addr]bool{}}
 }
 
 // arrives notes that an address comes from another node. One that was served until just now keeps its connections: packets of theirs
 // may be under way.
-func (f *flush) arrives(a netip.Addr, now leader.Instant) {
+func (f *flush) arrives(a netip.Addr) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.forget != nil && !f.serving[a] {
-		f.waiting[a] = now.Add(flushLimit)
+		f.came[a] = true
 		f.add(a)
 	}
 }
@@ -63,18 +64,27 @@ func (f *flush) add(a netip.Addr) {
 	}
 }
 
-// waits reports whether an address is not to be claimed yet.
+// waits reports whether an address is not to be claimed yet. One that need not wait may be claimed from now on.
 func (f *flush) waits(a netip.Addr, now leader.Instant) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return now < f.waiting[a] || f.busy[a]
+	if f.came[a] && f.began != 0 && now >= f.began.Add(flushLimit) {
+		f.came[a] = false
+	}
+	return f.came[a] || f.busy[a]
 }
 
-// until is when addresses wait no longer that have not been looked after till then.
-func (f *flush) until() []leader.Instant {
+// next is when to ask again about addresses that came, if nothing happens till then; 0: there are none.
+func (f *flush) next(now leader.Instant) leader.Instant {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return slices.Collect(maps.Values(f.waiting))
+	switch {
+	case len(f.came) == 0:
+		return 0
+	case f.began != 0:
+		now = f.began
+	}
+	return now.Add(flushLimit)
 }
 
 // serves takes what packets are taken for from now on, and which other addresses may still be claimed.
@@ -122,13 +132,13 @@ func (f *flush) run(ctx context.Context, done func()) error {
 // begin returns what is due and not claimed, and is not to be claimed until end.
 func (f *flush) begin() []netip.Addr {
 	f.mu.Lock()
-	now, late := f.clock(), 0
-	f.busy = map[netip.Addr]bool{}
+	late := 0
+	f.busy, f.began = map[netip.Addr]bool{}, f.clock()
 	for a := range f.due {
-		until, came := f.waiting[a]
-		delete(f.waiting, a)
+		waits, came := f.came[a]
+		delete(f.came, a)
 		switch {
-		case now < until || !f.serving[a]:
+		case waits || !f.serving[a]:
 			f.busy[a] = true
 		case came:
 			late++
@@ -146,5 +156,5 @@ func (f *flush) begin() []netip.Addr {
 func (f *flush) end() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.busy = nil
+	f.busy, f.began = nil, 0
 }

@@ -22,7 +22,8 @@ func TestFlush(t *testing.T) {
 	ends := func(claimed bool) func(*flush) {
 		return func(f *flush) { f.serves(nil, func(netip.Addr) bool { return claimed }) }
 	}
-	arrives := func(f *flush) { f.arrives(a, f.clock()) }
+	arrives := func(f *flush) { f.arrives(a) }
+	hangs := func(f *flush) { f.arrives(a.Next()); f.begin() }
 	leaves := func(f *flush) { serves(f); ends(false)(f) }
 	for _, tt := range []struct {
 		name   string
@@ -32,15 +33,16 @@ func TestFlush(t *testing.T) {
 		waits  bool // right before its turn
 	}{
 		{"it comes", []func(*flush){arrives}, 0, true, true},
-		{"it comes, and is served at once", []func(*flush){arrives, serves}, flushLimit / 2, true, true},
-		{"its turn is late", []func(*flush){arrives, serves}, flushLimit, false, false},
-		{"its turn is late, and it was never served", []func(*flush){arrives}, flushLimit, true, false},
+		{"it comes, and is served at once", []func(*flush){arrives, serves}, time.Minute, true, true},
+		{"others are looked after", []func(*flush){hangs, arrives, serves}, flushLimit / 2, true, true},
+		{"its turn is late", []func(*flush){hangs, arrives, serves}, flushLimit, false, false},
+		{"its turn is late, and it was never served", []func(*flush){hangs, arrives}, flushLimit, true, false},
 		{"it was served until just now", []func(*flush){serves, arrives}, 0, false, false},
 		{"it leaves", []func(*flush){leaves}, time.Minute, true, false},
 		{"it leaves, and may still be claimed", []func(*flush){serves, ends(true)}, time.Minute, false, false},
 		{"it leaves, and is claimed no more", []func(*flush){serves, ends(true), ends(false)}, time.Minute, true, false},
-		{"it leaves and comes again", []func(*flush){leaves, arrives}, flushLimit / 2, true, true},
-		{"it leaves and comes again, and its turn is late", []func(*flush){leaves, arrives, serves}, flushLimit, false, false},
+		{"it leaves and comes again", []func(*flush){leaves, arrives}, time.Minute, true, true},
+		{"it leaves and comes again, and its turn is late", []func(*flush){hangs, leaves, arrives, serves}, flushLimit, false, false},
 		{"it left, and is served again", []func(*flush){leaves, serves}, 0, false, false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -53,6 +55,7 @@ func TestFlush(t *testing.T) {
 			if got := f.waits(a, now); got != tt.waits {
 				t.Errorf("waits: %v, want %v", got, tt.waits)
 			}
+			f.end()
 			got := f.begin()
 			if slices.Contains(got, a) != tt.forget || f.waits(a, now.Add(time.Hour)) != tt.forget {
 				t.Errorf("forgets %v, and it waits meanwhile: %v; want %v", got, f.waits(a, now.Add(time.Hour)), tt.forget)
@@ -93,7 +96,7 @@ func TestFlushTurns(t *testing.T) {
 			if i < 150 {
 				a = a.Next()
 				came[a] = time.Now()
-				f.arrives(a, clock())
+				f.arrives(a)
 				f.serves([]vip.Guarded{{Addr: a}}, func(netip.Addr) bool { return true })
 			}
 		}

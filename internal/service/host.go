@@ -134,10 +134,8 @@ func (c *Controller) soon() (at leader.Instant) {
 	for _, r := range c.hold.again {
 		wall(r.at)
 	}
-	for _, i := range c.flush.until() {
-		if i > f.Now { // else it is being done, and that will be news
-			next(i)
-		}
+	if i := c.flush.next(f.Now); i > f.Now { // else it is being done, and that will be news
+		next(i)
 	}
 	for _, l := range c.hold.left {
 		next(l.at.Add(lingering))

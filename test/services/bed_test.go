@@ -43,8 +43,13 @@ func TestBed(t *testing.T) {
 func objects(t *testing.T, ctx context.Context, b *services.Bed) {
 	_, err := b.Pool(ctx, "main", "10.99.0.0/24", "10.99.2.1-10.99.2.9")
 	check(t, err)
-	pool, err := b.API(2).Pools.Get(ctx, "main", metav1.GetOptions{})
-	check(t, err)
+	var pool *pintlev1.AddressPool
+	for i := 2; i <= 3; i++ { // that have to learn first what a pool is
+		eventually(t, "the pool is at another API server", func(ctx context.Context) (err error) {
+			pool, err = b.API(i).Pools.Get(ctx, "main", metav1.GetOptions{})
+			return err
+		})
+	}
 	if got := fmt.Sprint(pool.Spec.Addresses, pool.Spec.Links); got != "[10.99.0.0/24 10.99.2.1-10.99.2.9] [eth0]" {
 		t.Errorf("the pool is %s", got)
 	}
@@ -57,11 +62,21 @@ func objects(t *testing.T, ctx context.Context, b *services.Bed) {
 	}
 	_, err = b.API(1).Addresses.Create(ctx, address, metav1.CreateOptions{})
 	check(t, err)
-	if _, err := b.API(3).Addresses.Create(ctx, address, metav1.CreateOptions{}); !apierrors.IsAlreadyExists(err) {
-		t.Errorf("the same address again: got %v, want already exists", err)
-	}
-	list, err := b.API(2).Addresses.List(ctx, metav1.ListOptions{})
-	check(t, err)
+	eventually(t, "the same address again is refused", func(ctx context.Context) error {
+		_, err := b.API(3).Addresses.Create(ctx, address, metav1.CreateOptions{})
+		if err == nil {
+			t.Fatal("two servers take the same address")
+		}
+		if apierrors.IsAlreadyExists(err) {
+			return nil
+		}
+		return err
+	})
+	var list *pintlev1.AddressList
+	eventually(t, "the addresses are at another API server", func(ctx context.Context) (err error) {
+		list, err = b.API(2).Addresses.List(ctx, metav1.ListOptions{})
+		return err
+	})
 	if len(list.Items) != 1 || list.Items[0].Spec.Pool != "main" {
 		t.Errorf("addresses: %+v", list.Items)
 	}

@@ -103,6 +103,19 @@ func (f *faults) rivals(from netlab.Mark, before map[netip.Addr]int64) {
 	}
 }
 
+// moved is how often addresses went to another node. That one took its Lease anew, and its addresses with it, is none.
+func moved(history map[netip.Addr][]*pintlev1.Address) (n int) {
+	for _, states := range history {
+		last := states[0].Status.Holder
+		for _, o := range states[1:] {
+			if h := o.Status.Holder; h != "" && h != last {
+				n, last = n+1, h
+			}
+		}
+	}
+	return n
+}
+
 // turns are how many holders each address has had.
 func (f *faults) turns(ctx context.Context) map[netip.Addr]int64 {
 	out := map[netip.Addr]int64{}
@@ -338,10 +351,16 @@ func (f *faults) vanishes(i int, away, back func() error) {
 		f.t.Errorf("others have the addresses of %s, and its epoch is still %d", name, now)
 	}
 	history := changes()
+	if mine = stayed(history, mine, name); len(mine) == 0 {
+		f.t.Fatalf("%s was to keep none of its addresses", name)
+	}
 	for _, a := range mine {
 		k := slices.IndexFunc(history[a], func(o *pintlev1.Address) bool { return o.Status.Holder != name })
 		if k < 1 {
 			f.t.Fatalf("%s did not go from %s to another: %+v", a, name, history[a])
+		}
+		if last := history[a][k-1]; last.Spec.Wanted != name && version(f.t, last.ResourceVersion) < fenced {
+			continue // it was to leave meanwhile, and may have done so before the fault
 		}
 		if at := version(f.t, history[a][k].ResourceVersion); at < fenced {
 			f.t.Errorf("%s was given to %s by write %d, and the Lease of %s ended by write %d", a, history[a][k].Status.Holder, at, name, fenced)
@@ -353,17 +372,24 @@ func (f *faults) vanishes(i int, away, back func() error) {
 	})
 }
 
+// stayed are those of the addresses that a node had when changes began to be noted, and was to keep: others were on their way.
+func stayed(history map[netip.Addr][]*pintlev1.Address, addrs []netip.Addr, node string) (out []netip.Addr) {
+	for _, a := range addrs {
+		if h := history[a]; len(h) > 0 && h[0].Status.Holder == node && h[0].Spec.Wanted == node {
+			out = append(out, a)
+		}
+	}
+	return out
+}
+
 // returnsSlowly expects that no more addresses move than rebalancing may while do runs.
 func (f *faults) returnsSlowly(do func()) {
 	f.t.Helper()
-	before, from := f.turns(f.t.Context()), time.Now()
+	changes, from := f.follow(), time.Now()
 	do()
-	moves := int64(0)
-	for a, n := range f.turns(f.t.Context()) {
-		moves += n - before[a]
-	}
+	moves := moved(changes())
 	const few, each = 5, 10 * time.Second
-	if most := few * (2 + int64(time.Since(from)/each)); moves > most { // another coordinator counts anew
+	if most := few * (2 + int(time.Since(from)/each)); moves > most { // another coordinator counts anew
 		f.t.Errorf("%d addresses moved in %v; at most %d may", moves, time.Since(from), most)
 	}
 }
@@ -409,6 +435,10 @@ func (f *faults) returns(i int) {
 	dead := f.survey.Mark()
 	check(f.t, f.Start(i))
 	f.answersSince(dead, mine)
+	if took := f.survey.Mark().Sub(dead); took > lease/2 {
+		f.t.Logf("%s was away for up to %v: its Lease of %v may have ended", name, took, lease)
+		return
+	}
 	for _, a := range f.objects(f.t.Context()) {
 		if st := a.Status; slices.Contains(mine, netip.MustParseAddr(a.Spec.Address)) && st.Holder != name && !strings.Contains(st.Reason, "for an even spread") {
 			f.t.Errorf("%s went to %s: %s", a.Spec.Address, st.Holder, st.Reason)
@@ -461,10 +491,42 @@ func (f *faults) watched(node string, do func()) {
 		}
 		return nil
 	})
-	from := p.Mark()
+	from, paused := p.Mark(), pauses()
 	do()
-	if w := p.Report(from, p.Mark()); w.Lost > 0 {
+	stood := paused()
+	switch w := p.Report(from, p.Mark()); {
+	case w.Lost == 0:
+	case stood > tooBusy:
+		f.t.Logf("%d of %d questions to an address of %s were lost; who answers them stood still for %v: the machine is too busy to tell", w.Lost, w.Sent, node, stood)
+	default:
 		f.t.Errorf("%d of %d questions to an address of %s were lost", w.Lost, w.Sent, node)
+	}
+}
+
+// pauses tells, when it is called, for how long this process, in which backends run, has stood still since then at most.
+func pauses() (end func() time.Duration) {
+	const each = 10 * time.Millisecond
+	var most time.Duration
+	stop, stopped := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(stopped)
+		tick := time.NewTimer(each)
+		defer tick.Stop()
+		for last := time.Now(); ; {
+			select {
+			case <-stop:
+				return
+			case <-tick.C:
+			}
+			now := time.Now()
+			most, last = max(most, now.Sub(last)-each), now
+			tick.Reset(each)
+		}
+	}()
+	return func() time.Duration {
+		close(stop)
+		<-stopped
+		return most
 	}
 }
 
@@ -475,7 +537,7 @@ func (f *faults) drains(i int) {
 	mine, changes := f.of(name), f.follow()
 	f.watched(name, func() { check(f.t, f.Stop(f.t.Context(), i)) })
 	history := changes()
-	for _, a := range mine {
+	for _, a := range stayed(history, mine, name) {
 		k := slices.IndexFunc(history[a], func(o *pintlev1.Address) bool { return o.Status.Holder != name })
 		if k < 1 || history[a][k-1].Spec.Wanted != history[a][k].Status.Holder {
 			f.t.Errorf("%s went to a node that was not named first: %+v", a, history[a])

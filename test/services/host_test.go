@@ -65,6 +65,9 @@ func (s *site) build() {
 		// Nothing is to end by itself here.
 		_, err := s.Node(i).Exec(ctx, "sh", "-c", "for f in udp_timeout udp_timeout_stream; do echo 3600 > /proc/sys/net/netfilter/nf_conntrack_$f; done")
 		check(s.t, err)
+		// Packets that go back where they came from are not to be commented on.
+		_, err = s.Node(i).Exec(ctx, "sh", "-c", "for l in all eth0; do echo 0 > /proc/sys/net/ipv4/conf/$l/send_redirects; done")
+		check(s.t, err)
 		check(s.t, s.Node(i).Route(netip.MustParsePrefix("::/0"), s.Lab().Client().Addr6()))
 	}
 	_, err := s.Backend(ctx, 2, services.Echo)
@@ -297,7 +300,8 @@ func ping(from *netlab.Host, a netip.Addr) (got icmp.Type, err error) {
 			return nil, err
 		}
 		m, err := icmp.ParseMessage(proto, b[:n])
-		if err == nil && m.Type != kind && strings.Contains(string(b[:n]), text) { // echoed, or quoted
+		redirect := err == nil && (m.Type == ipv4.ICMPTypeRedirect || m.Type == ipv6.ICMPTypeRedirect)
+		if err == nil && m.Type != kind && !redirect && strings.Contains(string(b[:n]), text) { // echoed, or quoted
 			return m.Type, nil
 		}
 	}
@@ -351,6 +355,13 @@ func (s *site) cordon(i int) {
 			return err
 		})
 	}
+	eventually(s.t, s.Node(3-i).Name()+" answers for all", func(ctx context.Context) error {
+		has, err := answersFor(ctx, s.Bed, 3-i)
+		if err == nil && len(has) != len(s.all()) {
+			err = fmt.Errorf("it does for %v", has)
+		}
+		return err
+	})
 }
 
 // A talk is one connection by TCP and one by UDP to an address, through node i.

@@ -218,6 +218,7 @@ func (l *live) put(a netip.Addr, i int) {
 	})
 	_, err = l.Kubectl(l.t.Context(), 1, "uncordon", other)
 	check(l.t, err)
+	<-time.After(time.Second) // nothing tells that it is known
 }
 
 const more = netlab.EchoPort + 1
@@ -362,7 +363,8 @@ func (l *live) shares() {
 	have("an even spread", 4, 4)
 	node("annotate", "n2", "pintle.dev/weight=3")
 	have("three times as many", 2, 6)
-	node("annotate", "n1", "pintle.dev/priority=10") // moves nothing by itself
+	node("annotate", "n1", "pintle.dev/priority=10") // moves nothing by itself,
+	<-time.After(time.Second)                        // and nothing tells that it is known
 	serve(3)
 	have("the next go to the node of the higher priority", 5, 6)
 	node("label", "n2", "node.kubernetes.io/exclude-from-external-load-balancers=")

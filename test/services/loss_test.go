@@ -23,7 +23,7 @@ import (
 // TestLossOfAPI takes the API away from one node, whose addresses go to others whatever their pool says, and then from all. What is to be released is nobody's when the Leases have run out; what is to be kept
 // goes on being answered for, until a rival is heard, and not by a node that hears no others.
 func TestLossOfAPI(t *testing.T) {
-	const lease = 6 * time.Second
+	const lease = 9 * time.Second
 	b := newPintle(t, services.Options{Nodes: 1, Workers: 2, Lease: lease})
 	ctx := t.Context()
 	for name, addrs := range map[string]string{"released": "10.99.1.0/24", "kept": "10.99.2.0/24"} {
@@ -34,6 +34,25 @@ func TestLossOfAPI(t *testing.T) {
 		_, err := b.API(1).Pools.Create(ctx, pool, metav1.CreateOptions{})
 		check(t, err)
 	}
+	eventually(t, "all nodes suit", func(ctx context.Context) error {
+		out, err := b.Status(ctx, 1, "-o", "json")
+		var r struct {
+			Services struct{ Nodes []struct{ Suits bool } }
+		}
+		if err = errors.Join(err, json.Unmarshal(out, &r)); err != nil {
+			return err
+		}
+		suit := 0
+		for _, n := range r.Services.Nodes {
+			if n.Suits {
+				suit++
+			}
+		}
+		if suit != b.Len() {
+			return fmt.Errorf("%d do", suit)
+		}
+		return nil
+	})
 	var kept, released []netip.Addr
 	for i := range 12 {
 		name, pool, list := fmt.Sprintf("s%d", i), "kept", &kept
@@ -144,9 +163,18 @@ func TestLossOfAPI(t *testing.T) {
 
 // silent reports an error while a node means to answer for addresses: its own word counts, for nobody hears what it says.
 func silent(ctx context.Context, b *services.Bed, i int) error {
+	has, err := answersFor(ctx, b, i)
+	if err == nil && len(has) > 0 {
+		err = fmt.Errorf("it answers for %v", has)
+	}
+	return err
+}
+
+// answersFor is what a node says that it answers for.
+func answersFor(ctx context.Context, b *services.Bed, i int) (addrs []netip.Addr, err error) {
 	out, err := b.Status(ctx, i, "-o", "json")
 	if err != nil {
-		return err
+		return nil, err
 	}
 	var r struct {
 		Wire []struct {
@@ -155,14 +183,14 @@ func silent(ctx context.Context, b *services.Bed, i int) error {
 		}
 	}
 	if err := json.Unmarshal(out, &r); err != nil {
-		return err
+		return nil, err
 	}
 	for _, w := range r.Wire {
 		if w.Claims {
-			return fmt.Errorf("it answers for %s", w.Address)
+			addrs = append(addrs, w.Address)
 		}
 	}
-	return nil
+	return addrs, nil
 }
 
 // sameHolders expects that addresses are answered for by whom they were before: nobody can take them without an API.

@@ -40,7 +40,7 @@ func TestShapes(t *testing.T) {
 	check(t, err)
 	// No lease is to end here, however busy the machine is: the reasons of placement would tell.
 	b := newPintle(t, services.Options{Nodes: 1, Workers: -1, IPv6: true, Lease: 6 * time.Second})
-	p := &play{Bed: b, t: t, pods: map[string]*services.Backend{}, uids: map[string]string{}, shown: map[string]string{}, events: map[string]bool{}}
+	p := &play{Bed: b, t: t, pods: map[string]*services.Backend{}, uids: map[string]string{}, shown: map[string]string{}, events: map[string]bool{}, cleared: map[string]bool{}}
 	p.begin()
 	got := p.run(string(script))
 	if *update {
@@ -51,12 +51,13 @@ func TestShapes(t *testing.T) {
 // A play is shapes.txt as it is played.
 type play struct {
 	*services.Bed
-	t      *testing.T
-	pods   map[string]*services.Backend
-	uids   map[string]string // of objects that were shown
-	shown  map[string]string // the last words about each object
-	events map[string]bool   // those that were shown
-	marks  int
+	t       *testing.T
+	pods    map[string]*services.Backend
+	uids    map[string]string // of objects that were shown
+	shown   map[string]string // the last words about each object
+	events  map[string]bool   // those that were shown
+	cleared map[string]bool   // Services that are removed: what is told of them comes when it likes
+	marks   int
 }
 
 // begin waits until a Service gets an address at once, as in a cluster that has run for a while, and removes it.
@@ -112,8 +113,8 @@ func (p *play) step(at int, words, want []string) []string {
 		p.t.Fatalf("%s:%d: %s: %v", shapesFile, at, strings.Join(words, " "), err)
 	} else if words[0] == "service" {
 		p.mark()
-	} else if words[0] == "pod" && len(want) == 0 {
-		<-time.After(time.Second) // for what is not to happen
+	} else if len(want) == 0 && words[0] != "clear" {
+		<-time.After(time.Second) // for what is not to happen, and so that it comes before the next line: others tell of it
 	}
 	var got []string
 	var took func()
@@ -233,6 +234,7 @@ func (p *play) clear(ctx context.Context) error {
 		if isOthers(&o) {
 			continue
 		}
+		p.cleared[string(o.UID)] = true
 		if err := api.CoreV1().Services(o.Namespace).Delete(ctx, o.Name, metav1.DeleteOptions{}); err != nil {
 			return err
 		}
@@ -535,7 +537,7 @@ func (p *play) sights(ctx context.Context) (all []sight, err error) {
 	var told []sight
 	for _, e := range events.Items {
 		key := strings.TrimPrefix(e.InvolvedObject.Namespace+"/"+e.InvolvedObject.Name, "default/")
-		if e.InvolvedObject.Namespace == markSpace || passing.MatchString(e.Message) {
+		if e.InvolvedObject.Namespace == markSpace || p.cleared[string(e.InvolvedObject.UID)] || passing.MatchString(e.Message) {
 			continue
 		}
 		text := e.Reason + ": " + e.Message
