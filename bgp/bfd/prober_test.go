@@ -213,7 +213,7 @@ func (p *prober) last() (h heard) {
 
 // says is the prober's packet in a state, with good manners.
 func (p *prober) says(s State) packet {
-	q := packet{state: s, mult: 3, myDisc: p.disc, desiredMinTx: 100 * ms, requiredMinRx: 100 * ms}
+	q := packet{state: s, mult: 10, myDisc: p.disc, desiredMinTx: 100 * ms, requiredMinRx: 100 * ms}
 	if h := p.last(); h.myDisc != 0 && s != Down {
 		q.yourDisc = h.myDisc
 	}

@@ -1,7 +1,6 @@
 package bgp
 
 import (
-	"slices"
 	"syscall"
 	"testing"
 	"time"
@@ -51,9 +50,7 @@ func TestFaults(t *testing.T) {
 				if d := max(four.Sub(began), six.Sub(began)); d > 20*limit {
 					t.Errorf("%s: gone after %v, which should be about %v", what, d, limit)
 				}
-				if got := w.NextHops(vip4); !slices.Equal(got, without(s.addrs(false), m.Addr())) {
-					t.Errorf("%s: %v are left", what, got)
-				}
+				s.routed(w, vip4, without(s.addrs(false), m.Addr())...)
 			}
 			gone("killed", 500*time.Millisecond, func() { m.signal(syscall.SIGKILL) })
 			m.proc.End()
