@@ -380,7 +380,7 @@ func (c *Controller) seeAddress(o *pintlev1.Address) {
 		delete(c.hold.gone, a) // turns are counted anew
 	}
 	if was := r.Object; was != nil && was.Status.Holder != "" && was.Status.Holder != c.cfg.Node && o.Status.Holder == c.cfg.Node {
-		c.flush.arrives(a)
+		c.flush.arrives(a, c.facts.Now)
 	}
 	r.Object, r.Version = o, v
 	c.recordChanged(a)

@@ -32,25 +32,25 @@ type flush struct {
 	wake   chan struct{} // something is due
 
 	mu      sync.Mutex
-	due     map[netip.Addr]bool // what is to be forgotten when its turn comes
-	came    map[netip.Addr]bool // addresses that came and have had no turn yet, and whether they wait for it
-	serving map[netip.Addr]bool // addresses that packets were taken for at the last look
-	busy    map[netip.Addr]bool // what is being forgotten now
-	began   leader.Instant      // and since when; 0: nothing is
+	due     map[netip.Addr]bool           // what is to be forgotten when its turn comes
+	came    map[netip.Addr]leader.Instant // addresses that came and have had no turn yet, and since when they wait for it; 0: they do not
+	serving map[netip.Addr]bool           // addresses that packets were taken for at the last look
+	busy    map[netip.Addr]bool           // what is being forgotten now
+	began   leader.Instant                // and since when; 0: nothing is
 }
 
 func newFlush(forget func([]netip.Addr), clock leader.Clock, log *slog.Logger) *flush {
 	return &flush{forget: forget, clock: clock, log: log, wake: make(chan struct{}, 1),
-		due: map[netip.Addr]bool{}, came: map[netip.Addr]bool{}}
+		due: map[netip.Addr]bool{}, came: map[netip.Addr]leader.Instant{}}
 }
 
 // arrives notes that an address comes from another node. One that was served until just now keeps its connections: packets of theirs
 // may be under way.
-func (f *flush) arrives(a netip.Addr) {
+func (f *flush) arrives(a netip.Addr, now leader.Instant) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.forget != nil && !f.serving[a] {
-		f.came[a] = true
+		f.came[a] = now
 		f.add(a)
 	}
 }
@@ -68,23 +68,23 @@ func (f *flush) add(a netip.Addr) {
 func (f *flush) waits(a netip.Addr, now leader.Instant) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.came[a] && f.began != 0 && now >= f.began.Add(flushLimit) {
-		f.came[a] = false
+	since := f.came[a]
+	if since != 0 && f.began != 0 && now >= max(since, f.began).Add(flushLimit) {
+		since, f.came[a] = 0, 0
 	}
-	return f.came[a] || f.busy[a]
+	return since != 0 || f.busy[a]
 }
 
-// next is when to ask again about addresses that came, if nothing happens till then; 0: there are none.
-func (f *flush) next(now leader.Instant) leader.Instant {
+// next is how long from now to ask again about addresses that wait for their turn, if nothing happens till then; 0: there are none.
+func (f *flush) next() time.Duration {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	switch {
-	case len(f.came) == 0:
-		return 0
-	case f.began != 0:
-		now = f.began
+	for _, since := range f.came {
+		if since != 0 {
+			return flushLimit / 4
+		}
 	}
-	return now.Add(flushLimit)
+	return 0
 }
 
 // serves takes what packets are taken for from now on, and which other addresses may still be claimed.
@@ -135,10 +135,10 @@ func (f *flush) begin() []netip.Addr {
 	late := 0
 	f.busy, f.began = map[netip.Addr]bool{}, f.clock()
 	for a := range f.due {
-		waits, came := f.came[a]
+		since, came := f.came[a]
 		delete(f.came, a)
 		switch {
-		case waits || !f.serving[a]:
+		case since != 0 || !f.serving[a]:
 			f.busy[a] = true
 		case came:
 			late++

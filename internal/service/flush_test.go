@@ -22,8 +22,10 @@ func TestFlush(t *testing.T) {
 	ends := func(claimed bool) func(*flush) {
 		return func(f *flush) { f.serves(nil, func(netip.Addr) bool { return claimed }) }
 	}
-	arrives := func(f *flush) { f.arrives(a) }
-	hangs := func(f *flush) { f.arrives(a.Next()); f.begin() }
+	arrives := func(f *flush) { f.arrives(a, f.clock()) }
+	hangs := func(f *flush) { f.arrives(a.Next(), f.clock()); f.begin() }
+	now := leader.Instant(0)
+	passes := func(*flush) { now = now.Add(time.Minute) }
 	leaves := func(f *flush) { serves(f); ends(false)(f) }
 	for _, tt := range []struct {
 		name   string
@@ -35,6 +37,7 @@ func TestFlush(t *testing.T) {
 		{"it comes", []func(*flush){arrives}, 0, true, true},
 		{"it comes, and is served at once", []func(*flush){arrives, serves}, time.Minute, true, true},
 		{"others are looked after", []func(*flush){hangs, arrives, serves}, flushLimit / 2, true, true},
+		{"it comes while others are looked after for long", []func(*flush){hangs, passes, arrives, serves}, flushLimit / 2, true, true},
 		{"its turn is late", []func(*flush){hangs, arrives, serves}, flushLimit, false, false},
 		{"its turn is late, and it was never served", []func(*flush){hangs, arrives}, flushLimit, true, false},
 		{"it was served until just now", []func(*flush){serves, arrives}, 0, false, false},
@@ -46,7 +49,8 @@ func TestFlush(t *testing.T) {
 		{"it left, and is served again", []func(*flush){leaves, serves}, 0, false, false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			now, log := leader.Instant(time.Hour), &strings.Builder{}
+			now = leader.Instant(time.Hour)
+			log := &strings.Builder{}
 			f := newFlush(func([]netip.Addr) {}, func() leader.Instant { return now }, slog.New(slog.NewTextHandler(log, nil)))
 			for _, do := range tt.do {
 				do(f)
@@ -96,7 +100,7 @@ func TestFlushTurns(t *testing.T) {
 			if i < 150 {
 				a = a.Next()
 				came[a] = time.Now()
-				f.arrives(a)
+				f.arrives(a, clock())
 				f.serves([]vip.Guarded{{Addr: a}}, func(netip.Addr) bool { return true })
 			}
 		}

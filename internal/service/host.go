@@ -134,8 +134,8 @@ func (c *Controller) soon() (at leader.Instant) {
 	for _, r := range c.hold.again {
 		wall(r.at)
 	}
-	if i := c.flush.next(f.Now); i > f.Now { // else it is being done, and that will be news
-		next(i)
+	if d := c.flush.next(); d > 0 {
+		next(f.Now.Add(d))
 	}
 	for _, l := range c.hold.left {
 		next(l.at.Add(lingering))

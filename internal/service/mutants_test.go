@@ -47,7 +47,7 @@ var mutants = []struct {
 	{"does not look again when nodes change", "host.go", []string{"		c.coord.everyRecord()\n", ""}},
 	{"does not tell that nobody answers", "coordinate.go", []string{"		c.early = false\n		c.everything()\n", "		c.early = false\n		c.everyRecord()\n"}},
 	{"spreads nothing", "coordinate.go", []string{"	for _, m := range c.balance(c.load) {\n", "	for _, m := range c.balance(nil) {\n"}},
-	{"forgets connections of what it claims", "flush.go", []string{"		case waits || !f.serving[a]:\n", "		case came || !came || waits:\n"}},
+	{"forgets connections of what it claims", "flush.go", []string{"		case since != 0 || !f.serving[a]:\n", "		case came || since == 0:\n"}},
 
 	// How much is written.
 	{"writes a status over and over", "tell.go", []string{" || c.vain[s.Key] == vanity{version: s.Version, addrs: strings.Join(texts(have), \" \")}) {", ") {"}},
