@@ -93,7 +93,7 @@ func (m mutant) mustDie(t *testing.T) {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	for line := range strings.Lines(string(out)) {
-		if strings.Contains(line, ": seed ") {
+		if strings.Contains(line, ": SIM_SEED=") {
 			t.Log(strings.TrimSpace(line))
 		}
 	}

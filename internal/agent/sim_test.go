@@ -124,7 +124,7 @@ func (w *simWorld) failf(format string, args ...any) {
 	for _, h := range w.history[from:] {
 		w.t.Log(h)
 	}
-	w.t.Fatalf("seed %d at %v: %s", w.seed, w.now, fmt.Sprintf(format, args...))
+	w.t.Fatalf("SIM_SEED=%d SIM_RUNS=1, at %v: %s", w.seed, w.now, fmt.Sprintf(format, args...))
 }
 
 func (w *simWorld) log(format string, args ...any) {
@@ -737,9 +737,9 @@ func simRuns(t *testing.T) (first, n uint64) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		return v, 1
+		first = v
 	}
-	return 0, n
+	return first, n
 }
 
 func TestSim(t *testing.T) {
