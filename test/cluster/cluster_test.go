@@ -191,7 +191,8 @@ func frozenAPIServer(t *testing.T, ctx context.Context, c *cluster.Cluster) {
 // endedComponent: what ends by itself is started again.
 func endedComponent(t *testing.T, ctx context.Context, c *cluster.Cluster) {
 	pid := func() string {
-		out, err := c.Node(2).Exec(ctx, "pgrep", "-f", "^kube-apiserver .*--advertise-address="+c.Node(2).Addr().String()+" ")
+		// In this network namespace: other clusters may run beside this one.
+		out, err := c.Node(2).Exec(ctx, "sh", "-c", "pgrep --ns $$ --nslist net -f '^kube-apiserver '")
 		check(t, err)
 		return strings.TrimSpace(string(out))
 	}
