@@ -315,7 +315,7 @@ func (l *link) hear(m message, came, now time.Time) {
 	if t := l.targets[m.claims]; t != nil && l.s.foreign(m, now) {
 		l.contest(t, m, came, now)
 	}
-	// What came before our claim was answered by whoever had the address then, and is no claim against ours.
+	// What came before our claim was answered by whoever had the address then.
 	if t := l.targets[m.asks]; t != nil && m.asks != m.claims && (m.to == l.own || m.to.group()) && !came.Before(t.since) {
 		l.answer(t, m)
 	}
@@ -340,6 +340,7 @@ func (l *link) contest(t *target, m message, came, now time.Time) {
 	if d, ok := t.claim.(interface{ Drop() }); ok {
 		d.Drop() // before it is asked: it may give way to whoever else claims
 	}
+	// What came before our claim needs no answer: ours came after it.
 	if t.claim != nil && t.claim.Valid() && !came.Before(t.since) {
 		heard.Defended = true
 		l.defend(t, m.at, now)

@@ -223,11 +223,12 @@ func (w *world) holder() *node {
 	return h
 }
 
-// follows waits until a node knows the holder, which may have changed again where a process stood still.
+// follows waits until a node knows that another one holds: any, for they may have taken turns where this process stood still.
 func (w *world) follows(name string) {
 	w.t.Helper()
 	w.wait(name+" to follow", func() bool {
-		return w.nodes[name].last().Holder == w.holder().name
+		h := w.holder()
+		return h.name != name && w.nodes[name].last().Holder == h.name
 	})
 }
 

@@ -16,7 +16,7 @@ trap 'kill -- -$kube 2>/dev/null || true' EXIT
 others=() clusters=()
 while read -r package imports; do
   case "$package $imports" in
-    */test/cluster*) clusters=("$package" "${clusters[@]}") ;; # backwards: the longest first, so that none is left alone at the end
+    */test/cluster*) clusters=("$package" "${clusters[@]}") ;; # backwards, by which the longest come first
     *) others+=("$package") ;;
   esac
 done < <(go list -f '{{.ImportPath}} {{.Imports}} {{.TestImports}} {{.XTestImports}}' ./...)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"time"
 
 	"github.com/vishvananda/netlink/nl"
 	"github.com/vishvananda/netns"
@@ -23,6 +24,9 @@ const (
 	ctaFilterOrigFlags = 1
 	filterDestination  = 1 << 1 // CTA_FILTER_F_CTA_IP_DST of net/netfilter/nf_internals.h
 )
+
+// forgetTimeout bounds one wait for the kernel: an address is not answered for meanwhile.
+const forgetTimeout = 3 * time.Second
 
 // FlushConntrack makes the kernel forget the TCP, UDP and SCTP connections whose first packet was for one of addrs, in the network
 // namespace of the calling thread, and returns how many there were. Their next packet is then translated as that of a new one.
@@ -60,7 +64,7 @@ func flushConntrack(family uint8, addrs map[netip.Addr]bool) (n int, err error) 
 	}
 	sockets := map[int]*nl.SocketHandle{unix.NETLINK_NETFILTER: {Socket: s}}
 	defer s.Close()
-	timeout := unix.NsecToTimeval(int64(answerTimeout))
+	timeout := unix.NsecToTimeval(int64(forgetTimeout))
 	if err := errors.Join(s.SetSendTimeout(&timeout), s.SetReceiveTimeout(&timeout)); err != nil {
 		return 0, err
 	}

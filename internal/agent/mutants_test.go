@@ -84,7 +84,7 @@ func (m mutant) mustDie(t *testing.T) {
 	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "go", "test", "-count=1", "-vet=off", "-overlay", filepath.Join(dir, "overlay.json"), "-run", "^TestSim$", ".")
-	cmd.Env = append(os.Environ(), "SIM_RUNS=3000")
+	cmd.Env = append(os.Environ(), "SIM_RUNS=3000", "SIM_SEED=1")
 	out, err := cmd.CombinedOutput()
 	if err == nil {
 		t.Fatalf("the simulation does not notice")

@@ -16,7 +16,7 @@ import (
 
 const (
 	// flushLimit is how long an address that comes to this node waits while the kernel forgets connections to others. That is for a
-	// kernel that hangs: to keep old connections is wrong too.
+	// kernel that hangs: to keep old connections is wrong too. When its turn has begun, it waits until that ends.
 	flushLimit = time.Second
 
 	flushRestLeast, flushRestMost = 50 * time.Millisecond, 100 * time.Millisecond
@@ -64,12 +64,13 @@ func (f *flush) add(a netip.Addr) {
 	}
 }
 
-// waits reports whether an address is not to be claimed yet. One that need not wait may be claimed from now on.
+// waits reports whether an address is not to be claimed yet. One that has waited long enough does so never again: it may be claimed
+// from now on.
 func (f *flush) waits(a netip.Addr, now leader.Instant) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	since := f.came[a]
-	if since != 0 && f.began != 0 && now >= max(since, f.began).Add(flushLimit) {
+	if since != 0 && f.began != 0 && !f.busy[a] && now >= max(since, f.began).Add(flushLimit) {
 		since, f.came[a] = 0, 0
 	}
 	return since != 0 || f.busy[a]
@@ -87,8 +88,8 @@ func (f *flush) next() time.Duration {
 	return 0
 }
 
-// serves takes what packets are taken for from now on, and which other addresses may still be claimed.
-func (f *flush) serves(guards []vip.Guarded, claimed func(netip.Addr) bool) {
+// serves takes what packets are taken for from now on, and for which other addresses they may still come.
+func (f *flush) serves(guards []vip.Guarded, come func(netip.Addr) bool) {
 	now := make(map[netip.Addr]bool, len(guards))
 	for _, g := range guards {
 		now[g.Addr] = true
@@ -98,7 +99,7 @@ func (f *flush) serves(guards []vip.Guarded, claimed func(netip.Addr) bool) {
 	for a := range f.serving {
 		switch {
 		case now[a] || f.forget == nil:
-		case claimed(a):
+		case come(a):
 			now[a] = true
 		default:
 			f.add(a)

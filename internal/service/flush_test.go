@@ -23,6 +23,7 @@ func TestFlush(t *testing.T) {
 		return func(f *flush) { f.serves(nil, func(netip.Addr) bool { return claimed }) }
 	}
 	arrives := func(f *flush) { f.arrives(a, f.clock()) }
+	begins := func(f *flush) { f.begin() }
 	hangs := func(f *flush) { f.arrives(a.Next(), f.clock()); f.begin() }
 	now := leader.Instant(0)
 	passes := func(*flush) { now = now.Add(time.Minute) }
@@ -46,6 +47,7 @@ func TestFlush(t *testing.T) {
 		{"it leaves, and is claimed no more", []func(*flush){serves, ends(true), ends(false)}, time.Minute, true, false},
 		{"it leaves and comes again", []func(*flush){leaves, arrives}, time.Minute, true, true},
 		{"it leaves and comes again, and its turn is late", []func(*flush){hangs, leaves, arrives, serves}, flushLimit, false, false},
+		{"it left, and comes again while that is looked after", []func(*flush){leaves, begins, arrives, serves}, flushLimit, true, true},
 		{"it left, and is served again", []func(*flush){leaves, serves}, 0, false, false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -104,7 +106,8 @@ func TestFlushTurns(t *testing.T) {
 				f.serves([]vip.Guarded{{Addr: a}}, func(netip.Addr) bool { return true })
 			}
 		}
-		if cancel(); len(came) > 0 || log.Len() > 0 {
+		cancel()
+		if len(came) > 0 || log.Len() > 0 {
 			t.Errorf("%d addresses wait still; log: %s", len(came), log)
 		}
 		g.Wait()

@@ -48,6 +48,8 @@ var mutants = []struct {
 	{"does not tell that nobody answers", "coordinate.go", []string{"		c.early = false\n		c.everything()\n", "		c.early = false\n		c.everyRecord()\n"}},
 	{"spreads nothing", "coordinate.go", []string{"	for _, m := range c.balance(c.load) {\n", "	for _, m := range c.balance(nil) {\n"}},
 	{"forgets connections of what it claims", "flush.go", []string{"		case since != 0 || !f.serving[a]:\n", "		case came || since == 0:\n"}},
+	{"forgets connections of what routers send here", "service.go", []string{" || routed(a) })", " })", "claimed, routed :=", "claimed, _ :="}},
+	{"advertises while connections are forgotten", "service.go", []string{"here[a] && !bound[a] || c.flush.waits(a, c.facts.Now)\n", "here[a] && !bound[a]\n"}},
 
 	// How much is written.
 	{"writes a status over and over", "tell.go", []string{" || c.vain[s.Key] == vanity{version: s.Version, addrs: strings.Join(texts(have), \" \")}) {", ") {"}},

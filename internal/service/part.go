@@ -96,15 +96,23 @@ func surely[T any](p *part[T], addr func(T) netip.Addr) map[netip.Addr]bool {
 
 // perhaps reports whether claims for an address may still be sent.
 func perhaps(p *part[arp.Target]) func(netip.Addr) bool {
+	return possibly(p, func(t arp.Target) netip.Addr {
+		if t.Claim == nil {
+			return netip.Addr{}
+		}
+		return t.Addr
+	})
+}
+
+// possibly reports whether something may still be there for an address; the zero Addr is none.
+func possibly[T any](p *part[T], addr func(T) netip.Addr) func(netip.Addr) bool {
 	var out map[netip.Addr]bool // it is seldom asked
 	return func(a netip.Addr) bool {
 		if out == nil {
 			out = map[netip.Addr]bool{}
-			for _, list := range [][]arp.Target{p.want, p.doing, p.have} {
-				for _, t := range list {
-					if t.Claim != nil {
-						out[t.Addr] = true
-					}
+			for _, list := range [][]T{p.want, p.doing, p.have} {
+				for _, x := range list {
+					out[addr(x)] = true
 				}
 			}
 		}

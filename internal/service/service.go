@@ -464,7 +464,8 @@ func (c *Controller) apply() {
 	st := c.hold.plan(c.word)
 	st.Guards = c.guardBound(st.Guards)
 	// Before claims are made: what is served from now on is not forgotten any more.
-	c.flush.serves(st.Guards, perhaps(c.targets))
+	claimed, routed := perhaps(c.targets), possibly(c.routes, func(r bgp.Route) netip.Addr { return r.Prefix.Addr() })
+	c.flush.serves(st.Guards, func(a netip.Addr) bool { return claimed(a) || routed(a) })
 	c.guards.set(st.Guards)
 	c.hushed.set(st.Hushed)
 	guarded := surely(c.guards, func(g vip.Guarded) netip.Addr { return g.Addr })
@@ -479,7 +480,7 @@ func (c *Controller) apply() {
 	}))
 	c.routes.set(slices.DeleteFunc(st.Routes, func(r bgp.Route) bool {
 		a := r.Prefix.Addr()
-		return !guarded[a] || here[a] && !bound[a]
+		return !guarded[a] || here[a] && !bound[a] || c.flush.waits(a, c.facts.Now)
 	}))
 }
 

@@ -507,15 +507,19 @@ func (p *process) claimed() map[netip.Addr]bool {
 	return out
 }
 
-// forget is what the kernel does with connections. Answers of those to an address that is claimed may be under way.
+// forget is what the kernel does with connections. Answers of those to an address that is claimed, or that routers send here, may be
+// under way.
 func (p *process) forget(addrs []netip.Addr) {
 	var takes time.Duration
 	check := func() {
-		takes = p.upTo(flushLimit)
+		takes = p.upTo(3 * flushLimit)
 		claimed := p.claimed()
+		for _, r := range p.routes.maybe() {
+			claimed[r.Prefix.Addr()] = true
+		}
 		for _, a := range addrs {
 			if claimed[a] {
-				p.w.wrongf("%s has connections to %s forgotten, which it claims", p.name, a)
+				p.w.wrongf("%s has connections to %s forgotten, which packets come for", p.name, a)
 			}
 		}
 	}
@@ -525,6 +529,9 @@ func (p *process) forget(addrs []netip.Addr) {
 		}
 		p.w.lock(check)
 		_ = sleep(p.ctx, takes)
+	}
+	if p.awake() == nil {
+		p.w.lock(check)
 	}
 }
 

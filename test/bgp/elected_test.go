@@ -116,11 +116,13 @@ func TestElected(t *testing.T) {
 			s.startElected(setup{announce: "[bgp]", peer: "hold: 3s, bfd: {interval: 100ms, strict: true}", bgp: "  exclusive: true\n"})
 			stop := s.never(w)
 			first := s.held(w, vip4, nil)
-			r, err := first.report()
-			check(t, err)
-			if !r.Seats[0].Holding || !r.Seats[0].Addresses[0].Routed {
-				t.Errorf("%s has the packets and says %+v", first.Name(), r.Seats[0])
-			}
+			await(t, func() error {
+				r, err := first.report()
+				if err == nil && (!r.Seats[0].Holding || !r.Seats[0].Addresses[0].Routed) {
+					err = fmt.Errorf("%s has the packets and says %+v", first.Name(), r.Seats[0])
+				}
+				return err
+			})
 			measure := func(what string, from *machine, fault func()) *machine {
 				t.Helper()
 				began := time.Now()

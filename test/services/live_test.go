@@ -218,7 +218,7 @@ func (l *live) put(a netip.Addr, i int) {
 	})
 	_, err = l.Kubectl(l.t.Context(), 1, "uncordon", other)
 	check(l.t, err)
-	<-time.After(time.Second) // nothing tells that it is known
+	eventually(l.t, "everyone knows that all nodes suit", func(ctx context.Context) error { return allSuit(ctx, l.Bed) })
 }
 
 const more = netlab.EchoPort + 1
@@ -364,7 +364,7 @@ func (l *live) shares() {
 	node("annotate", "n2", "pintle.dev/weight=3")
 	have("three times as many", 2, 6)
 	node("annotate", "n1", "pintle.dev/priority=10") // moves nothing by itself,
-	<-time.After(time.Second)                        // and nothing tells that it is known
+	<-time.After(time.Second)                        // and shows nowhere
 	serve(3)
 	have("the next go to the node of the higher priority", 5, 6)
 	node("label", "n2", "node.kubernetes.io/exclude-from-external-load-balancers=")

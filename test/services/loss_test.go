@@ -34,25 +34,7 @@ func TestLossOfAPI(t *testing.T) {
 		_, err := b.API(1).Pools.Create(ctx, pool, metav1.CreateOptions{})
 		check(t, err)
 	}
-	eventually(t, "all nodes suit", func(ctx context.Context) error {
-		out, err := b.Status(ctx, 1, "-o", "json")
-		var r struct {
-			Services struct{ Nodes []struct{ Suits bool } }
-		}
-		if err = errors.Join(err, json.Unmarshal(out, &r)); err != nil {
-			return err
-		}
-		suit := 0
-		for _, n := range r.Services.Nodes {
-			if n.Suits {
-				suit++
-			}
-		}
-		if suit != b.Len() {
-			return fmt.Errorf("%d do", suit)
-		}
-		return nil
-	})
+	eventually(t, "everyone knows that all nodes suit", func(ctx context.Context) error { return allSuit(ctx, b) })
 	var kept, released []netip.Addr
 	for i := range 12 {
 		name, pool, list := fmt.Sprintf("s%d", i), "kept", &kept
@@ -159,6 +141,34 @@ func TestLossOfAPI(t *testing.T) {
 			t.Errorf("%s: two nodes answered: %+v", c.Addr, c.Dual)
 		}
 	}
+}
+
+// allSuit reports an error unless every Pintle knows that all nodes suit for addresses.
+func allSuit(ctx context.Context, b *services.Bed) error {
+	for i := 1; i <= b.Len(); i++ {
+		out, err := b.Status(ctx, i, "-o", "json")
+		var r struct {
+			Services struct {
+				Nodes []struct {
+					Suits bool
+					Why   string
+				}
+			}
+		}
+		if err = errors.Join(err, json.Unmarshal(out, &r)); err != nil {
+			return err
+		}
+		suit := 0
+		for _, n := range r.Services.Nodes {
+			if n.Suits {
+				suit++
+			}
+		}
+		if suit != b.Len() {
+			return fmt.Errorf("to %s they are %+v", b.Node(i).Name(), r.Services.Nodes)
+		}
+	}
+	return nil
 }
 
 // silent reports an error while a node means to answer for addresses: its own word counts, for nobody hears what it says.

@@ -114,7 +114,7 @@ func (p *play) step(at int, words, want []string) []string {
 	} else if words[0] == "service" {
 		p.mark()
 	} else if len(want) == 0 && words[0] != "clear" {
-		<-time.After(time.Second) // for what is not to happen, and so that it comes before the next line: others tell of it
+		<-time.After(time.Second) // for what is not to happen; and what shows nowhere is to be known before the next line
 	}
 	var got []string
 	var took func()
