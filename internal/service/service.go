@@ -76,7 +76,7 @@ const (
 const slowWrite = time.Second
 
 // fenceLag is how much later than the coordinator other nodes fence one that is gone.
-const fenceLag = 300 * time.Millisecond
+const fenceLag = 100 * time.Millisecond
 
 // A Controller serves Services on one node. Its methods may be called from any goroutine.
 type Controller struct {
@@ -230,7 +230,7 @@ const (
 	restTimes = 3                      // as long as the work took,
 	restLeast = 500 * time.Microsecond // and at least so long,
 	restMore  = 20 * time.Millisecond  // which grows to this when news do not cease
-	restMost  = 100 * time.Millisecond
+	restMost  = 30 * time.Millisecond
 
 	lookTimes = 9                      // the same where all that this node holds is gone through,
 	lookEach  = 100 * time.Microsecond // for each address, if so many news came at once: more of them are to come
