@@ -55,7 +55,24 @@ func of(s *netlab.Survey, node string) (out []netip.Addr) {
 	return out
 }
 
-// cut cuts a node off that holds so many addresses: one of them is asked for each 5 ms, 50 each 50 ms, and the others each 250 ms.
+// renewed waits until a node has just renewed its Lease: a fault has to be noticed by the longest way then.
+func (b *servicesBed) renewed(ctx context.Context, node string) error {
+	version := ""
+	return services.Await(ctx, func(ctx context.Context) error {
+		l, err := b.API(1).CoordinationV1().Leases(services.Namespace).Get(ctx, "pintle-node-"+node, metav1.GetOptions{})
+		if err != nil {
+			return err
+		}
+		was := version
+		if version = l.ResourceVersion; was == "" || was == version {
+			return errors.New("the Lease of " + node + " is not renewed")
+		}
+		return nil
+	})
+}
+
+// cut cuts a node off that holds so many addresses, right after a renewal of its Lease: one of them is asked for each 5 ms, 50 each
+// 50 ms, and the others each 250 ms.
 func (b *servicesBed) cut(ctx context.Context, eachNode int) error {
 	all, err := b.serve(ctx, eachNode)
 	if err != nil {
@@ -76,6 +93,9 @@ func (b *servicesBed) cut(ctx context.Context, eachNode int) error {
 		}
 		defer s.Close()
 		surveys = append(surveys, s)
+	}
+	if err := b.renewed(ctx, last.Name()); err != nil {
+		return err
 	}
 	from := surveys[0].Mark()
 	if err := last.Cut(); err != nil {
