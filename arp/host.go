@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -32,6 +33,8 @@ type wire interface {
 	read(b []byte, limit time.Duration) (n int, came time.Time, err error)
 	send(frame []byte) error                  // never blocks: with full buffers it is an error
 	station() (index int, own mac, err error) // of the link as it is now; an error if it is gone
+	// only has read shown only the ARP frames that are about one of addrs, or not many others. After an error it may be shown too few.
+	only(addrs []netip.Addr) error
 	io.Closer
 }
 
@@ -102,7 +105,7 @@ func (kernel) open(index int, kind uint16) (wire, error) {
 	return w, nil
 }
 
-// filters let pass, to the socket of an EtherType, what package arp reads. Frames for other hosts are left out, as the kernel's
+// filters let pass, to a new socket of an EtherType, what package arp may want to read. Frames for other hosts are left out, as the kernel's
 // own ARP does: a broadcast of a VLAN that has no link here comes by as one, with its tag taken off (__netif_receive_skb_core).
 var filters = map[uint16][]bpf.Instruction{
 	etherARP: {
@@ -213,6 +216,21 @@ func arrival(oob []byte, now time.Time) time.Time {
 		}
 	}
 	return now
+}
+
+func (w *packetWire) only(addrs []netip.Addr) error {
+	open := filters[etherARP]
+	narrow := append(slices.Clone(open[:2]), bpf.Jump{Skip: 1}, open[3])                  // one for other hosts ends here
+	for _, f := range [][]bpf.Instruction{open, append(narrow, about(spans(addrs))...)} { // the kernel has no room for two large ones
+		raw, err := bpf.Assemble(f)
+		if err != nil {
+			return err
+		}
+		if err := w.SetBPF(raw); err != nil {
+			return fmt.Errorf("set the filter of a packet socket: %w", err)
+		}
+	}
+	return nil
 }
 
 func (w *packetWire) send(frame []byte) error {

@@ -53,7 +53,8 @@ type link struct {
 	flaw              error         // what the latest mending did not mend
 	notes             []func()      // what is to be done after mu is released: log, call the user, close sockets
 	err               error         // of the latest announcement of any target; nil if none is claimed
-	saidUse, saidSend string        // what was last logged as wrong with the sockets, and with sending
+	saidUse, saidSend string        // what was last logged as wrong with the sockets, and with sending,
+	saidNarrow        string        // and with their filters
 }
 
 func newLink(s *Speaker, name string) *link {
@@ -123,10 +124,11 @@ func (l *link) apply(want []Target, now time.Time) {
 	defer l.unlock()
 	before := l.targets
 	l.targets, l.order = make(map[netip.Addr]*target, len(want)), l.order[:0]
-	start := now
+	start, others := now, len(before) != len(want)
 	for _, w := range want {
 		t := before[w.Addr]
 		if t == nil {
+			others = true
 			t = &target{addr: w.Addr, stat: Stat{Link: l.name, Addr: w.Addr}}
 			l.hurry(now)
 		}
@@ -146,11 +148,26 @@ func (l *link) apply(want []Target, now time.Time) {
 			l.leave(t)
 		}
 	}
+	if w := l.wires[etherARP]; w != nil && others && !l.narrow(w) { // before anything is claimed
+		l.lose(w)
+	}
 	if !slices.ContainsFunc(l.order, func(t *target) bool { return t.claim != nil }) {
 		l.err = nil // no sending will show that it works again
 	}
 	l.announceDue(now)
 	l.kick()
+}
+
+// narrow has the wire for ARP shown what is about the targets: a network may be full of questions about others. It returns false if the
+// wire may be shown too little. mu is held.
+func (l *link) narrow(w wire) bool {
+	addrs := make([]netip.Addr, len(l.order))
+	for i, t := range l.order {
+		addrs[i] = t.addr
+	}
+	err := w.only(addrs)
+	l.say(&l.saidNarrow, "leave out what is about other addresses", err)
+	return err == nil
 }
 
 // restart announces all claimed addresses of these kinds as after a take-over.

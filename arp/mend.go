@@ -224,6 +224,9 @@ func (l *link) use(kind uint16, w wire) bool {
 	default:
 	}
 	l.wires[kind] = w
+	if kind == etherARP {
+		l.narrow(w) // if it cannot be done, a new wire is shown everything
+	}
 	if _, own, err := w.station(); err == nil {
 		l.isAt(own)
 	}

@@ -42,8 +42,8 @@ type fakeHost struct {
 	all    []mac
 	lists  int // calls of stations
 
-	indexErr, ipv6Err, joinErr error
-	stuck                      map[string]chan struct{} // by method, which returns once this is closed
+	indexErr, ipv6Err, joinErr, onlyErr error
+	stuck                               map[string]chan struct{} // by method, which returns once this is closed
 }
 
 type sentFrame struct {
@@ -62,6 +62,8 @@ type fakeWire struct {
 	once   sync.Once
 	sent   []sentFrame // guarded by h.mu
 	err    error       // of send; guarded by h.mu
+	about  []netip.Addr
+	narrow bool // read is shown what is about these; both guarded by h.mu
 }
 
 func newFakeHost() *fakeHost {
@@ -160,12 +162,31 @@ func (w *fakeWire) read(b []byte, limit time.Duration) (int, time.Time, error) {
 		if f == nil {
 			return 0, time.Time{}, errors.New("network is down")
 		}
+		if !w.shows(f) {
+			return w.read(b, limit)
+		}
 		return copy(b, f), time.Now().Add(-time.Duration(w.waited.Load())), nil
 	case <-w.closed:
 		return 0, time.Time{}, os.ErrClosed
 	case <-late:
 		return 0, time.Time{}, os.ErrDeadlineExceeded
 	}
+}
+
+func (w *fakeWire) shows(f []byte) bool {
+	w.h.mu.Lock()
+	defer w.h.mu.Unlock()
+	m, _ := parse(f)
+	return !w.narrow || slices.Contains(w.about, m.claims) || slices.Contains(w.about, m.asks)
+}
+
+func (w *fakeWire) only(addrs []netip.Addr) error {
+	w.h.mu.Lock()
+	defer w.h.mu.Unlock()
+	if w.narrow, w.about = true, addrs; w.h.onlyErr != nil {
+		w.about = nil
+	}
+	return w.h.onlyErr
 }
 
 func (w *fakeWire) send(b []byte) error {
