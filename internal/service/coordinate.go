@@ -41,7 +41,10 @@ type coordinator struct {
 	began    time.Time             // zero before the first decision
 	repool   map[netip.Addr]string // addresses that came to another pool
 	early    bool                  // it has just begun: nodes that start together are still coming
+	catching bool                  // it reads all addresses: when those whose holder was gone when it began have been seen to
 	caughtUp bool                  // it knows all that was given before it began: now it may give
+	meant    map[netip.Addr]string // where addresses whose holder is gone are to go, unless that has become wrong
+	more     bool                  // the last decision left addresses over that nobody has looked at
 }
 
 // A retry is when something may be written again.
@@ -52,7 +55,7 @@ type retry struct {
 
 func newCoordinator(f *Facts) *coordinator {
 	return &coordinator{Facts: f, book: ipam.NewBook(), users: map[ipam.Key]map[netip.Addr]struct{}{}, load: map[string]int{}, services: newQueue(compareKey), records: newQueue(netip.Addr.Compare),
-		refused: map[ipam.Key]string{}, hoping: map[ipam.Key]struct{}{}, vain: map[ipam.Key]vanity{}, repool: map[netip.Addr]string{}, again: map[any]retry{}}
+		refused: map[ipam.Key]string{}, hoping: map[ipam.Key]struct{}{}, vain: map[ipam.Key]vanity{}, repool: map[netip.Addr]string{}, meant: map[netip.Addr]string{}, again: map[any]retry{}}
 }
 
 // everything has all Services and addresses looked at.
@@ -63,6 +66,41 @@ func (c *coordinator) everything() {
 
 func (c *coordinator) everyRecord() {
 	c.records.addAll(maps.Keys(c.Records))
+}
+
+// placesChanged has all addresses looked at, first those of nodes that are gone.
+func (c *coordinator) placesChanged() {
+	c.urgent()
+	c.everyRecord()
+}
+
+// urgent has those addresses looked at first whose holder's epoch is over, and those after each other that one node is to get: what it
+// does then for each set of addresses that come together is dear.
+func (c *coordinator) urgent() {
+	var lost []netip.Addr
+	for a, r := range c.Records {
+		if h, e := r.holder(); h != "" && c.void(h, e) && r.wire() && !r.Writing {
+			lost = append(lost, a)
+		}
+	}
+	clear(c.meant)
+	if len(lost) == 0 {
+		return
+	}
+	slices.SortFunc(lost, netip.Addr.Compare)
+	c.recount()
+	load := maps.Clone(c.load)
+	for _, a := range lost {
+		r := c.Records[a]
+		to := c.choose(r, load, "").Node
+		load[r.Object.Spec.Wanted]--
+		load[to]++
+		c.meant[a] = to
+	}
+	slices.SortStableFunc(lost, func(a, b netip.Addr) int { return strings.Compare(c.meant[a], c.meant[b]) })
+	for _, a := range lost {
+		c.records.addFirst(a)
+	}
 }
 
 // wanting has those Services looked at that have not all they ask for: something may have become free.
@@ -225,18 +263,24 @@ func (c *coordinator) look() {
 	}
 }
 
-// decide returns what is to be written now, at most so many writes. What is left over is decided the next time.
+// mostLooks is how many addresses are looked at until the loop learns what is new: that a node was fenced must not wait.
+const mostLooks = 200
+
+// decide returns what is to be written now, at most so many writes. What is left over is decided the next time: at once, if more says so.
 func (c *coordinator) decide(most int) (out []Write) {
 	c.look()
 	c.recount()
+	looks := 0
+	c.more = false
 	c.records.each(func(a netip.Addr) (done, stop bool) {
-		if len(out) >= most {
+		if c.more = looks >= mostLooks; c.more || len(out) >= most {
 			return false, true
 		}
 		r := c.Records[a]
 		if c.waits(a) || r != nil && r.Writing { // it is told of when it is written
 			return false, false
 		}
+		looks++
 		if w, ok := c.tend(a); ok {
 			w.begin()
 			out = append(out, w)
@@ -416,7 +460,8 @@ func (c *coordinator) settle(r *Record, next *pintlev1.Address) {
 		return
 	}
 	probe := &Record{Addr: r.Addr, Object: next}
-	to := c.choose(probe, c.load)
+	to := c.choose(probe, c.load, c.meant[r.Addr])
+	delete(c.meant, r.Addr)
 	if was := r.Object.Spec.Wanted; to.Node != was {
 		c.load[was]--
 		c.load[to.Node]++

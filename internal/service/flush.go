@@ -9,7 +9,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/pintle-lb/pintle/internal/agent"
 	"github.com/pintle-lb/pintle/leader"
 	"github.com/pintle-lb/pintle/vip"
 )
@@ -19,7 +18,9 @@ const (
 	// kernel that hangs: to keep old connections is wrong too. When its turn has begun, it waits until that ends.
 	flushLimit = time.Second
 
-	flushRestLeast, flushRestMost = 50 * time.Millisecond, 100 * time.Millisecond
+	// Addresses come in crowds. The kernel rests until no more of them have come for a while, within these.
+	flushQuiet                    = 30 * time.Millisecond
+	flushRestLeast, flushRestMost = 50 * time.Millisecond, 250 * time.Millisecond
 )
 
 // A flush has the kernel forget what it has noted of connections to addresses: when an address comes from another node, before it is
@@ -33,6 +34,7 @@ type flush struct {
 
 	mu      sync.Mutex
 	due     map[netip.Addr]bool           // what is to be forgotten when its turn comes
+	last    leader.Instant                // when the last of that came
 	came    map[netip.Addr]leader.Instant // addresses that came and have had no turn yet, and since when they wait for it; 0: they do not
 	serving map[netip.Addr]bool           // addresses that packets were taken for at the last look
 	busy    map[netip.Addr]bool           // what is being forgotten now
@@ -57,7 +59,7 @@ func (f *flush) arrives(a netip.Addr, now leader.Instant) {
 
 // add has an address forgotten when its turn comes. The caller holds mu.
 func (f *flush) add(a netip.Addr) {
-	f.due[a] = true
+	f.due[a], f.last = true, f.clock()
 	select {
 	case f.wake <- struct{}{}:
 	default:
@@ -108,24 +110,30 @@ func (f *flush) serves(guards []vip.Guarded, come func(netip.Addr) bool) {
 	f.serving = now
 }
 
-// run forgets until ctx ends, with rests: each time the kernel goes through the connections of all network namespaces, and addresses come
-// in crowds. done is called after each set; it must not block.
+// run forgets until ctx ends, with rests: each time the kernel goes through the connections of all network namespaces. done is called after each set; it must not block.
 func (f *flush) run(ctx context.Context, done func()) error {
-	pace := agent.Pace{Times: lookTimes, Least: flushRestLeast, Most: flushRestMost}
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-f.wake:
-			began := time.Now()
 			if addrs := f.begin(); len(addrs) > 0 {
 				f.forget(addrs)
 			}
 			f.end()
 			done()
-			if pace.Rest(ctx, time.Since(began), false) != nil {
-				return nil
-			}
+			f.rest(ctx)
+		}
+	}
+}
+
+func (f *flush) rest(ctx context.Context) {
+	for began := f.clock(); ; {
+		f.mu.Lock()
+		until := max(began.Add(flushRestLeast), min(f.last.Add(flushQuiet), began.Add(flushRestMost)))
+		f.mu.Unlock()
+		if now := f.clock(); now >= until || !pause(ctx, until.Sub(now)) {
+			return
 		}
 	}
 }

@@ -82,7 +82,8 @@ func TestFlushTurns(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		start, log := time.Now(), &strings.Builder{}
 		clock := func() leader.Instant { return leader.Instant(1 + time.Since(start)) }
-		f := newFlush(func([]netip.Addr) { time.Sleep(takes) }, clock, slog.New(slog.NewTextHandler(log, nil)))
+		turns := 0
+		f := newFlush(func([]netip.Addr) { turns++; time.Sleep(takes) }, clock, slog.New(slog.NewTextHandler(log, nil)))
 		ctx, cancel := context.WithCancel(t.Context())
 		var g sync.WaitGroup
 		g.Go(func() { _ = f.run(ctx, func() {}) })
@@ -111,5 +112,8 @@ func TestFlushTurns(t *testing.T) {
 			t.Errorf("%d addresses wait still; log: %s", len(came), log)
 		}
 		g.Wait()
+		if turns > 4 { // a crowd of 0.75 s
+			t.Errorf("%d turns", turns)
+		}
 	})
 }

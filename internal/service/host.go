@@ -42,13 +42,16 @@ func (c *Controller) learnMember(m leader.RollMember) {
 	case !known || m.Alive != was.Alive:
 		c.log.Info("node", "peer", m.Node, "alive", m.Alive, "epoch", m.Epoch)
 	}
+	if m.Node == c.facts.Seat.Node && m.Alive != was.Alive {
+		c.rollAt = 0 // who fences at once is another one now
+	}
 	c.placesChanged()
 }
 
-// placesChanged has all addresses looked at: nodes suit otherwise.
+// placesChanged says that nodes suit otherwise.
 func (c *Controller) placesChanged() {
 	if c.coord != nil {
-		c.coord.everyRecord()
+		c.coord.placesChanged()
 	}
 }
 
@@ -81,8 +84,11 @@ func (c *Controller) tellRoll() {
 		c.cfg.Need(maps.Clone(need))
 	}
 	lag := fenceLag
-	if c.facts.coordinates() {
+	switch {
+	case c.facts.coordinates():
 		lag = 0
+	case !c.facts.Roll[c.facts.Seat.Node].Alive:
+		lag = min(c.facts.turnOf(), fenceLag)
 	}
 	c.cfg.Lag(lag)
 }
@@ -130,6 +136,9 @@ func (c *Controller) soon() (at leader.Instant) {
 	}
 	if c.coord != nil {
 		wall(c.coord.next())
+		if c.coord.more {
+			next(f.Now)
+		}
 	}
 	for _, r := range c.hold.again {
 		wall(r.at)

@@ -44,7 +44,7 @@ var mutants = []struct {
 
 	// Where it is.
 	{"looks for no endpoints", "place.go", []string{"		if !f.endpointsOn(k, node) {\n", "		if k == (ipam.Key{}) {\n"}},
-	{"does not look again when nodes change", "host.go", []string{"		c.coord.everyRecord()\n", ""}},
+	{"does not look again when nodes change", "coordinate.go", []string{"	c.urgent()\n	c.everyRecord()\n", "	c.urgent()\n"}},
 	{"does not tell that nobody answers", "coordinate.go", []string{"		c.early = false\n		c.everything()\n", "		c.early = false\n		c.everyRecord()\n"}},
 	{"spreads nothing", "coordinate.go", []string{"	for _, m := range c.balance(c.load) {\n", "	for _, m := range c.balance(nil) {\n"}},
 	{"forgets connections of what it claims", "flush.go", []string{"		case since != 0 || !f.serving[a]:\n", "		case came || since == 0:\n"}},

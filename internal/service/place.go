@@ -117,8 +117,9 @@ type Choice struct {
 }
 
 // choose says which node is to have an address: the one that has it, as long as it is fit; else of the fit ones of the highest
-// priority the one with the fewest addresses for its weight; else, if its node only stays for want of a better one, that one.
-func (f *Facts) choose(r *Record, load map[string]int) Choice {
+// priority the one that is meant, or that with the fewest addresses for its weight; else, if its node only stays for want of a better one, that
+// one.
+func (f *Facts) choose(r *Record, load map[string]int, meant string) Choice {
 	was := f.placed(r)
 	if was != "" {
 		if g, _ := f.suits(r, was); g == fit {
@@ -130,7 +131,7 @@ func (f *Facts) choose(r *Record, load map[string]int) Choice {
 			return Choice{Node: h, Reason: "it stays: " + cmp.Or(was, "nobody") + " cannot have it"}
 		}
 	}
-	best, fits := f.best(r, load)
+	best, fits := f.best(r, load, meant)
 	against := ""
 	if was != "" {
 		_, against = f.suits(r, was)
@@ -157,9 +158,9 @@ func (f *Facts) placed(r *Record) string {
 	return ""
 }
 
-// best is the fit node with the least load for its weight, of those of the highest priority, and how many of them there are.
-// The same load is decided by the address, so that a set of addresses that one node leaves does not go to one other.
-func (f *Facts) best(r *Record, load map[string]int) (best string, fits int) {
+// best is, of the fit nodes of the highest priority, the one that is meant, or the one with the least load for its weight, and how many
+// of them there are. The same load is decided by the address, so that a set of addresses that one node leaves does not go to one other.
+func (f *Facts) best(r *Record, load map[string]int, meant string) (best string, fits int) {
 	var low float64
 	var draw uint64
 	prio := 0
@@ -177,7 +178,7 @@ func (f *Facts) best(r *Record, load map[string]int) (best string, fits int) {
 		prio = info.Priority
 		fits++
 		l, d := float64(load[n]+1)/float64(info.Weight), lot(r, n)
-		if best == "" || l < low || l == low && d < draw {
+		if best == "" || n == meant || best != meant && (l < low || l == low && d < draw) {
 			best, low, draw = n, l, d
 		}
 	}

@@ -184,7 +184,7 @@ func TestChoose(t *testing.T) {
 			for n, l := range c.load {
 				load[n] = l
 			}
-			got := f.choose(r, load)
+			got := f.choose(r, load, "")
 			if got.Node != c.node || !strings.HasPrefix(got.Reason, c.reason) {
 				t.Errorf("%q since %q; want %q since %q", got.Node, got.Reason, c.node, c.reason)
 			}
@@ -213,7 +213,7 @@ func TestBestSpreads(t *testing.T) {
 	f.Nodes["n1"].Cordoned = true
 	got := map[string]int{}
 	for i := range 90 {
-		n, _ := f.best(someRecord(fmt.Sprintf("192.0.2.%d", i+1), "", "", 0), map[string]int{"n2": 7, "n3": 7, "n4": 7})
+		n, _ := f.best(someRecord(fmt.Sprintf("192.0.2.%d", i+1), "", "", 0), map[string]int{"n2": 7, "n3": 7, "n4": 7}, "")
 		got[n]++
 	}
 	for _, n := range []string{"n2", "n3", "n4"} {

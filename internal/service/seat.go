@@ -87,15 +87,19 @@ func (f *Facts) takesSeat() (bool, leader.Instant) {
 	if f.Seat.vacant == 0 {
 		f.Seat.vacant = f.Now
 	}
-	rank := 0
+	at := f.Seat.vacant.Add(f.turnOf())
+	return f.Now >= at, at
+}
+
+// turnOf is how long this node leaves it to others to be the next coordinator.
+func (f *Facts) turnOf() (d time.Duration) {
 	for _, n := range f.alive() {
 		if n == f.Node {
 			break
 		}
 		if !f.Roll[n].Word.Leaving {
-			rank++
+			d += seatStep
 		}
 	}
-	at := f.Seat.vacant.Add(time.Duration(rank) * seatStep)
-	return f.Now >= at, at
+	return d
 }

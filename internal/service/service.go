@@ -67,15 +67,16 @@ type Config struct {
 // Limits of writes that are under way at a time: of the coordinator, between the first two, and of this node's own. About so many
 // connections stay open (groupClient): half of the coordinator's writes are of addresses, and half of Services.
 const (
-	leastWrites = 12 // the addresses of a node that is gone must not wait long
-	mostWrites  = 32
+	leastWrites = 8 // the addresses of a node that is gone must not wait long
+	mostWrites  = 16
 	mostOwn     = 16
 )
 
 // slowWrite is how long a write takes at an API server that has too much to do: the renewals of Leases wait behind it too.
 const slowWrite = time.Second
 
-// fenceLag is how much later than the coordinator other nodes fence one that is gone.
+// fenceLag is how much later than the coordinator other nodes fence one that is gone. If it is the coordinator's own, who is to be the next
+// does it at once.
 const fenceLag = 100 * time.Millisecond
 
 // A Controller serves Services on one node. Its methods may be called from any goroutine.
@@ -167,7 +168,7 @@ func (c *Controller) Run(ctx context.Context) error {
 		g.Go(func() error { return run(ctx) })
 	}
 	g.Go(func() error {
-		return c.flush.run(ctx, func() { c.post(func() {}) })
+		return c.flush.run(ctx, func() { c.post(func() { c.lookAt = 0 }) })
 	})
 	g.Go(func() error { return c.herald.run(ctx, c.sendEvent) })
 	g.Go(func() error { c.loop(ctx); return nil })
@@ -235,7 +236,8 @@ const (
 	lookTimes = 9                      // the same where all that this node holds is gone through,
 	lookEach  = 100 * time.Microsecond // for each address, if so many news came at once: more of them are to come
 	manyNews  = 10
-	lookMost  = 500 * time.Millisecond
+	lookMost  = 100 * time.Millisecond // what is next in the way of an address to its new node waits for it
+	crowdMost = 500 * time.Millisecond
 	rollTimes = 99 // the same where it is told which nodes are named
 )
 
@@ -307,11 +309,11 @@ func (c *Controller) turn(ctx context.Context) (next, looked time.Duration) {
 		c.tellKin()
 		c.leave()
 		took := time.Since(began)
-		rest := lookTimes * took
+		rest := min(lookTimes*took, lookMost)
 		if news > manyNews {
-			rest = max(rest, time.Duration(len(f.Records))*lookEach)
+			rest = max(rest, min(time.Duration(len(f.Records))*lookEach, crowdMost))
 		}
-		c.lookAt = f.Now.Add(took + min(rest, lookMost))
+		c.lookAt = f.Now.Add(took + rest)
 		looked += took
 	} else {
 		soon(c.lookAt)
@@ -413,15 +415,19 @@ func (c *Controller) coordinate(ctx context.Context) {
 			c.coord.recordChanged(a)
 		}
 		c.coord.poolsChanged()
+		c.coord.urgent()
 		c.told = map[string]toldPool{}
-		c.catchUp(ctx, c.coord)
+	}
+	if k := c.coord; !k.catching && (len(k.meant) == 0 || !k.began.IsZero() && c.facts.Wall.Sub(k.began) >= time.Second) {
+		k.catching = true
+		c.catchUp(ctx, k)
 	}
 	for c.flying < c.window {
 		todo := c.coord.decide(c.window - c.flying)
 		for _, w := range todo {
 			c.start(ctx, w)
 		}
-		if len(todo) == 0 {
+		if len(todo) == 0 || c.coord.more {
 			break
 		}
 	}
