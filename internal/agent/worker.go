@@ -78,7 +78,11 @@ func (w *Worker[T]) Run(ctx context.Context) error {
 		var err error
 		have, err = w.setter.Set(ctx, want)
 		w.report(nil, have, err)
-		if w.Pace.Rest(ctx, time.Since(began), len(w.wake) > 0) != nil {
+		took := time.Since(began)
+		if w.Pace.Each > 0 {
+			took = min(took, time.Duration(len(want))*w.Pace.Each)
+		}
+		if w.Pace.Rest(ctx, took, len(w.wake) > 0) != nil {
 			return nil
 		}
 		retry = nil
@@ -94,6 +98,7 @@ type Pace struct {
 	Times       int           // how many times as long as the work took there is rest after it,
 	Least, Most time.Duration // within these
 	More        time.Duration // what the least grows to while there is always more to do
+	Each        time.Duration // what takes longer than this for each element waited for others, and does not count; 0: all does
 
 	least time.Duration // as it has grown
 }

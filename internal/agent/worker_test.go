@@ -45,6 +45,31 @@ func TestWorkerReportsBeforeItIsAskedAnew(t *testing.T) {
 	}
 }
 
+// TestWorkerThatWaitedForTheProcessor rests as for work of the size that it had.
+func TestWorkerThatWaitedForTheProcessor(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		start, began := time.Now(), []time.Duration(nil)
+		w := NewWorker[int](setterFunc(func(want []int) []int {
+			began = append(began, time.Since(start))
+			time.Sleep(time.Second)
+			return want
+		}), func(_, _ []int, _ error) {})
+		w.Pace = Pace{Times: 9, Most: time.Minute, Each: time.Millisecond}
+		ctx, cancel := context.WithCancel(t.Context())
+		var wg sync.WaitGroup
+		wg.Go(func() { _ = w.Run(ctx) })
+		w.Set([]int{1, 2})
+		time.Sleep(time.Millisecond)
+		w.Set([]int{1, 2, 3})
+		time.Sleep(time.Minute)
+		cancel()
+		wg.Wait()
+		if want := time.Second + 18*time.Millisecond; len(began) != 2 || began[1] != want {
+			t.Errorf("it worked at %v, want the second time at %v", began, want)
+		}
+	})
+}
+
 type setterFunc func(want []int) []int
 
 func (f setterFunc) Set(_ context.Context, want []int) ([]int, error) { return f(want), nil }

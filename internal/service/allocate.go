@@ -92,7 +92,7 @@ func (c *coordinator) take(s *Service, g ipam.Grant) (Write, bool) {
 	o.Status.Services = namesOf(o.Spec.Services)
 	c.dress(o)
 	r := &Record{Addr: g.Addr, Object: o}
-	c.settle(r, o)
+	c.settle(r, o, "")
 	c.book.Set(ipam.Holding{Addr: g.Addr, Pool: g.Pool, Users: []ipam.User{s.user()}})
 	c.sharing([]ipam.User{s.user()})
 	c.Records[g.Addr] = r

@@ -346,7 +346,8 @@ func (c *coordinator) next() (at time.Time) {
 
 // tend brings an address in order: its users, what its pool says, and where it is wanted.
 func (c *coordinator) tend(a netip.Addr) (Write, bool) {
-	r := c.Records[a]
+	r, meant := c.Records[a], c.meant[a]
+	delete(c.meant, a)
 	if r == nil {
 		return Write{}, false
 	}
@@ -372,7 +373,7 @@ func (c *coordinator) tend(a netip.Addr) (Write, bool) {
 		delete(c.repool, a)
 	}
 	c.dress(next)
-	c.settle(r, next)
+	c.settle(r, next, meant)
 	w, ok := c.update(r, next)
 	w.Absent = absent
 	return w, ok
@@ -442,7 +443,7 @@ func (c *coordinator) dress(o *pintlev1.Address) {
 
 // settle says where an address is wanted and, when its holder's epoch is over, who holds it now. A holder that lives is left to
 // hand over by itself.
-func (c *coordinator) settle(r *Record, next *pintlev1.Address) {
+func (c *coordinator) settle(r *Record, next *pintlev1.Address, meant string) {
 	if !(&Record{Object: next}).wire() {
 		next.Spec.Wanted = ""
 		if h, e := r.holder(); h == "" || c.void(h, e) {
@@ -460,8 +461,7 @@ func (c *coordinator) settle(r *Record, next *pintlev1.Address) {
 		return
 	}
 	probe := &Record{Addr: r.Addr, Object: next}
-	to := c.choose(probe, c.load, c.meant[r.Addr])
-	delete(c.meant, r.Addr)
+	to := c.choose(probe, c.load, meant)
 	if was := r.Object.Spec.Wanted; to.Node != was {
 		c.load[was]--
 		c.load[to.Node]++

@@ -34,7 +34,7 @@ func newPart[T any](c *Controller, s agent.Setter[T], equal func(a, b T) bool) *
 				}
 			})
 		})
-		p.Pace = agent.Pace{Times: lookTimes, Least: restLeast, More: restMore, Most: lookMost}
+		p.Pace = agent.Pace{Times: lookTimes, Least: restLeast, More: restMore, Most: lookMost, Each: workEach}
 	}
 	return p
 }

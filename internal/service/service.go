@@ -67,8 +67,9 @@ type Config struct {
 // Limits of writes that are under way at a time: of the coordinator, between the first two, and of this node's own. About so many
 // connections stay open (groupClient): half of the coordinator's writes are of addresses, and half of Services.
 const (
-	leastWrites = 8 // the addresses of a node that is gone must not wait long
-	mostWrites  = 16
+	leastWrites = 12 // the addresses of a node that is gone must not wait long
+	mostWrites  = 32
+	lostWrites  = 16 // at most, of those: on a busy machine the last of them comes earlier than with more at a time
 	mostOwn     = 16
 )
 
@@ -236,9 +237,9 @@ const (
 	lookTimes = 9                      // the same where all that this node holds is gone through,
 	lookEach  = 100 * time.Microsecond // for each address, if so many news came at once: more of them are to come
 	manyNews  = 10
-	lookMost  = 100 * time.Millisecond // what is next in the way of an address to its new node waits for it
-	crowdMost = 500 * time.Millisecond
-	rollTimes = 99 // the same where it is told which nodes are named
+	lookMost  = 500 * time.Millisecond
+	workEach  = 20 * time.Microsecond // what takes longer than this for each address has waited for the processor, and need not rest for that
+	rollTimes = 99                    // the same where it is told which nodes are named
 )
 
 func (c *Controller) loop(ctx context.Context) {
@@ -309,11 +310,11 @@ func (c *Controller) turn(ctx context.Context) (next, looked time.Duration) {
 		c.tellKin()
 		c.leave()
 		took := time.Since(began)
-		rest := min(lookTimes*took, lookMost)
+		rest := lookTimes * min(took, time.Duration(len(f.Records))*workEach)
 		if news > manyNews {
-			rest = max(rest, min(time.Duration(len(f.Records))*lookEach, crowdMost))
+			rest = max(rest, time.Duration(len(f.Records))*lookEach)
 		}
-		c.lookAt = f.Now.Add(took + rest)
+		c.lookAt = f.Now.Add(took + min(rest, lookMost))
 		looked += took
 	} else {
 		soon(c.lookAt)
@@ -422,8 +423,12 @@ func (c *Controller) coordinate(ctx context.Context) {
 		k.catching = true
 		c.catchUp(ctx, k)
 	}
-	for c.flying < c.window {
-		todo := c.coord.decide(c.window - c.flying)
+	most := c.window
+	if len(c.coord.meant) > 0 {
+		most = min(most, lostWrites)
+	}
+	for c.flying < most {
+		todo := c.coord.decide(most - c.flying)
 		for _, w := range todo {
 			c.start(ctx, w)
 		}
