@@ -79,7 +79,8 @@ func (b *servicesBed) cut(ctx context.Context, eachNode int) error {
 		return err
 	}
 	last := b.Node(b.Len()) // a worker
-	mine := of(all, last.Name())
+	cut := last.Name()
+	mine := of(all, cut)
 	all.Close()
 	asked := []struct {
 		every time.Duration
@@ -102,7 +103,7 @@ func (b *servicesBed) cut(ctx context.Context, eachNode int) error {
 		defer s.Close()
 		surveys = append(surveys, s)
 	}
-	if err := b.renewed(ctx, last.Name()); err != nil {
+	if err := b.renewed(ctx, cut); err != nil {
 		return err
 	}
 	from := surveys[0].Mark()
@@ -113,7 +114,7 @@ func (b *servicesBed) cut(ctx context.Context, eachNode int) error {
 		for i, s := range surveys {
 			now := s.Holders()
 			for _, a := range asked[i].addrs {
-				if now[a] == "" || now[a] == last.Name() {
+				if now[a] == "" || now[a] == cut {
 					return fmt.Errorf("%s is answered for by %q", a, now[a])
 				}
 			}
@@ -125,25 +126,31 @@ func (b *servicesBed) cut(ctx context.Context, eachNode int) error {
 	}
 	b.note("pintle", "addresses", "", float64(len(mine)))
 	// The old holder hears that it was fenced, and must say nothing. Cordoned, it is given nothing back that it may claim.
-	if _, err := b.Kubectl(ctx, 1, "cordon", last.Name()); err != nil {
+	if _, err := b.Kubectl(ctx, 1, "cordon", cut); err != nil {
 		return err
 	}
 	if err := last.Heal(); err != nil {
 		return err
 	}
 	time.Sleep(2 * servicesLease) // that is measured, not waited for
-	var moved time.Duration
+	var moved, claimed time.Duration
 	never, rivals := 0, 0
 	for i, s := range surveys {
 		w := s.Report(from, s.Mark())
-		last, none := w.Moved(last.Name())
+		last, none := w.Moved(cut)
 		moved, never = max(moved, last), never+len(none)
+		for _, a := range w.Of {
+			if i := slices.IndexFunc(a.Tenures, func(t netlab.Tenure) bool { return t.Host != cut }); i >= 0 {
+				claimed = max(claimed, a.Tenures[i].From)
+			}
+		}
 		for _, line := range w.Rivals() {
 			fmt.Fprintln(os.Stderr, "services: two claimers:", line)
 			rivals++
 		}
 		b.note("pintle", asked[i].what+" answered after", "s", moved.Seconds())
 	}
+	b.note("pintle", "all claimed after", "s", claimed.Seconds())
 	b.note("pintle", "never answered", "", float64(never))
 	b.note("pintle", "two claimers", "", float64(rivals))
 	return nil

@@ -432,6 +432,6 @@ const servicesLegend = `
 Clusters of 3 + 2 nodes (of 10000: 1 + 2, one API server), lease 10 s. "all assigned": from the creation of the pool, with all Services
 there, until the last has its address. "plain client": one that writes the same objects, 32 at a time, as Pintle does.
 Of the addresses that were cut off one is asked for each 5 ms by ARP, 50 evenly and with the last each 50 ms, and the others each 250 ms,
-so that "all answered" is up to so much too late; two claimers must be 0. Probes of a drain ask through kube-proxy by UDP, 8 addresses
-each 5 ms.
+so that "all answered" is up to so much too late; "all claimed" has announcements too. Two claimers must be 0. Probes of a drain ask
+through kube-proxy by UDP, 8 addresses each 5 ms.
 `
