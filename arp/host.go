@@ -220,8 +220,10 @@ func arrival(oob []byte, now time.Time) time.Time {
 
 func (w *packetWire) only(addrs []netip.Addr) error {
 	open := filters[etherARP]
-	narrow := append(slices.Clone(open[:2]), bpf.Jump{Skip: 1}, open[3])                  // one for other hosts ends here
-	for _, f := range [][]bpf.Instruction{open, append(narrow, about(spans(addrs))...)} { // the kernel has no room for two large ones
+	narrow := append(slices.Clone(open[:2]), bpf.Jump{Skip: 1}, open[3]) // a frame for other hosts ends here
+	narrow = append(narrow, about(spans(addrs))...)
+	// The open one comes between: the kernel has no room for two large ones.
+	for _, f := range [][]bpf.Instruction{open, narrow} {
 		raw, err := bpf.Assemble(f)
 		if err != nil {
 			return err

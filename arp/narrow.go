@@ -17,7 +17,7 @@ const (
 // A span is the IPv4 addresses from one to another, with these.
 type span struct{ first, last uint32 }
 
-// mostSpans keeps a filter below what the kernel allows a socket (net.core.optmem_max, 20 KiB on older ones), twice.
+// mostSpans keeps a filter below what the kernel allows a socket (net.core.optmem_max, 20 KiB on older ones).
 const mostSpans = 128
 
 // spans are the fewest that have just the IPv4 addresses among addrs in them; if these are too many, the smallest gaps between them are

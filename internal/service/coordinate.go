@@ -83,7 +83,8 @@ func (c *coordinator) urgent() {
 			lost = append(lost, a)
 		}
 	}
-	clear(c.meant)
+	first := c.meant // those are still first
+	c.meant = make(map[netip.Addr]string, len(lost))
 	if len(lost) == 0 {
 		return
 	}
@@ -99,7 +100,9 @@ func (c *coordinator) urgent() {
 	}
 	slices.SortStableFunc(lost, func(a, b netip.Addr) int { return strings.Compare(c.meant[a], c.meant[b]) })
 	for _, a := range lost {
-		c.records.addFirst(a)
+		if _, is := first[a]; !is {
+			c.records.addFirst(a)
+		}
 	}
 }
 

@@ -110,7 +110,8 @@ func (f *flush) serves(guards []vip.Guarded, come func(netip.Addr) bool) {
 	f.serving = now
 }
 
-// run forgets until ctx ends, with rests: each time the kernel goes through the connections of all network namespaces. done is called after each set; it must not block.
+// run forgets until ctx ends, with rests: each time the kernel goes through the connections of all network namespaces. done is called
+// after each set; it must not block.
 func (f *flush) run(ctx context.Context, done func()) error {
 	for {
 		select {

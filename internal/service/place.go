@@ -117,8 +117,8 @@ type Choice struct {
 }
 
 // choose says which node is to have an address: the one that has it, as long as it is fit; else of the fit ones of the highest
-// priority the one that is meant, or that with the fewest addresses for its weight; else, if its node only stays for want of a better one, that
-// one.
+// priority the one that is meant, or that with the fewest addresses for its weight; else, if its node only stays for want of a better
+// one, that one.
 func (f *Facts) choose(r *Record, load map[string]int, meant string) Choice {
 	was := f.placed(r)
 	if was != "" {
