@@ -176,3 +176,21 @@ func TestOnly(t *testing.T) {
 		})
 	}
 }
+
+// TestLargestFilter: the kernel has room for it even with what older ones allow a socket. Addresses from 128.0.0.0 on, and pairs, make it
+// the largest.
+func TestLargestFilter(t *testing.T) {
+	st := newSegment(t).station(1)
+	st.sysctl("net/core/optmem_max", "20480")
+	w := st.wire("eth0", etherARP)
+	var pairs []netip.Addr
+	for i := range mostSpans {
+		a := ip4(192<<24 + 168<<16 + uint32(4*i))
+		pairs = append(pairs, a, a.Next())
+	}
+	for range 2 { // the second time in the place of another one
+		if err := w.only(pairs); err != nil {
+			t.Fatal(err)
+		}
+	}
+}

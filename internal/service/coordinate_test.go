@@ -8,11 +8,11 @@ import (
 
 	"github.com/pintle-lb/pintle/internal/ipam"
 	"github.com/pintle-lb/pintle/internal/service/pintlev1"
+	"github.com/pintle-lb/pintle/leader"
 )
 
-// coordinates returns the coordinator of nodes that have so many addresses each, each of a Service of its own, when nothing is left to
-// be done.
-func coordinates(t *testing.T, each int, nodes ...string) *coordinator {
+// someCoordinator is that of nodes that have so many addresses each, each of a Service of its own, when nothing is left to be done.
+func someCoordinator(t *testing.T, each int, nodes ...string) *coordinator {
 	t.Helper()
 	f := someFacts(nodes...)
 	f.Wall = time.Unix(1e9, 0)
@@ -62,7 +62,7 @@ func (c *coordinator) settled(t *testing.T) (all []Write) {
 // TestFenced: what a fenced node had is given to others before anything else is looked at, evenly, and to one after the other.
 func TestFenced(t *testing.T) {
 	const each = 240
-	c := coordinates(t, each, "n1", "n2", "n3", "n4", "n5")
+	c := someCoordinator(t, each, "n1", "n2", "n3", "n4", "n5")
 	c.speaks("n5", func(m *Fellow) { m.Alive = false })
 	c.placesChanged()
 	if out := c.settled(t); len(out) > 0 {
@@ -91,7 +91,7 @@ func TestFenced(t *testing.T) {
 
 // TestFencedFirst: while many addresses are looked at for another reason, a node is fenced.
 func TestFencedFirst(t *testing.T) {
-	c := coordinates(t, 2*mostLooks, "n1", "n2", "n3")
+	c := someCoordinator(t, 2*mostLooks, "n1", "n2", "n3")
 	c.speaks("n3", func(m *Fellow) { m.Alive = false })
 	c.placesChanged()
 	if out := c.decide(16); len(out) > 0 || !c.more || c.records.len() != len(c.Records)-mostLooks {
@@ -124,7 +124,7 @@ func TestFencedElsewhere(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			c := coordinates(t, 30, "n1", "n2", "n3", "n4")
+			c := someCoordinator(t, 30, "n1", "n2", "n3", "n4")
 			c.speaks("n4", func(m *Fellow) { m.Alive, m.Epoch = false, m.Epoch+1 })
 			c.placesChanged()
 			change(c.Facts)
@@ -143,16 +143,27 @@ func TestFencedElsewhere(t *testing.T) {
 	}
 }
 
-// TestTurnOf: who fences at once when the coordinator's node is gone.
-func TestTurnOf(t *testing.T) {
-	f := someFacts("n3", "n1", "n2", "n4")
-	f.speaks("n1", func(m *Fellow) { m.Alive = false })
-	f.speaks("n2", func(m *Fellow) { m.Word.Leaving = true })
-	if d := f.turnOf(); d != 0 {
-		t.Errorf("n3 leaves it to others for %v", d)
-	}
-	f.speaks("n2", func(m *Fellow) { m.Word.Leaving = false })
-	if f.Node = "n4"; f.turnOf() != 2*seatStep {
-		t.Errorf("n4 leaves it to others for %v", f.turnOf())
+// TestWhoFences: the coordinator at once; when its own node is gone, who is to be the next, and each further node later.
+func TestWhoFences(t *testing.T) {
+	nodes := []string{"n1", "n2", "n3", "n4", "n5", "n6"}
+	for name, want := range map[string]time.Duration{"n2": 0, "n3": 0, "n4": seatStep, "n5": 2 * seatStep, "n6": fenceLag} {
+		lag := time.Duration(-1)
+		c := newController(Config{Node: name, Clock: func() leader.Instant { return 1 }, Need: func(map[string]uint64) {}, Lag: func(d time.Duration) { lag = d }}, nil)
+		f := someFacts(nodes...)
+		f.Node, f.Seat = name, SeatRecord{Node: "n1", Epoch: 3, known: true}
+		f.speaks("n2", func(m *Fellow) { m.Word.Leaving = true })
+		c.facts, c.rollAt = *f, leader.Instant(time.Hour)
+		if c.tellRoll(); lag != fenceLag {
+			t.Errorf("%s fences %v late while n1 coordinates", name, lag)
+		}
+		gone := f.Roll["n1"].RollMember
+		gone.Alive = false
+		c.learnMember(gone)
+		if c.rollAt != 0 {
+			t.Errorf("%s goes on with what it was told before", name)
+		}
+		if c.tellRoll(); lag != want {
+			t.Errorf("%s fences n1 %v late, want %v", name, lag, want)
+		}
 	}
 }

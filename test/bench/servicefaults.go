@@ -71,8 +71,7 @@ func (b *servicesBed) renewed(ctx context.Context, node string) error {
 	})
 }
 
-// cut cuts a node off that holds so many addresses, right after a renewal of its Lease: one of them is asked for each 5 ms, 50 each
-// 50 ms, and the others each 250 ms, which count as answered later than they are.
+// cut cuts a node off that holds so many addresses, right after a renewal of its Lease.
 func (b *servicesBed) cut(ctx context.Context, eachNode int) error {
 	all, err := b.serve(ctx, eachNode)
 	if err != nil {
@@ -82,38 +81,26 @@ func (b *servicesBed) cut(ctx context.Context, eachNode int) error {
 	cut := last.Name()
 	mine := of(all, cut)
 	all.Close()
-	asked := []struct {
-		every time.Duration
-		addrs []netip.Addr
-		what  string
-	}{{every: 5 * time.Millisecond, addrs: mine[:1], what: "one"}, {every: 50 * time.Millisecond, what: "50"}, {every: 250 * time.Millisecond, what: "all"}}
-	for i, a := range mine { // of them evenly, and the last
-		k := 1
-		if rest := (i + 1) * 50 % len(mine); rest >= 50 {
-			k = 2
+	asked, err := b.ask(mine)
+	defer func() {
+		for _, q := range asked {
+			q.Close()
 		}
-		asked[k].addrs = append(asked[k].addrs, a)
-	}
-	var surveys []*netlab.Survey
-	for _, ask := range asked {
-		s, err := b.Lab().StartSurvey(ask.every, ask.addrs...)
-		if err != nil {
-			return err
-		}
-		defer s.Close()
-		surveys = append(surveys, s)
+	}()
+	if err != nil {
+		return err
 	}
 	if err := b.renewed(ctx, cut); err != nil {
 		return err
 	}
-	from := surveys[0].Mark()
+	from := asked[0].Mark()
 	if err := last.Cut(); err != nil {
 		return err
 	}
 	err = services.Await(ctx, func(context.Context) error {
-		for i, s := range surveys {
-			now := s.Holders()
-			for _, a := range asked[i].addrs {
+		for _, q := range asked {
+			now := q.Holders()
+			for _, a := range q.addrs {
 				if now[a] == "" || now[a] == cut {
 					return fmt.Errorf("%s is answered for by %q", a, now[a])
 				}
@@ -133,14 +120,53 @@ func (b *servicesBed) cut(ctx context.Context, eachNode int) error {
 		return err
 	}
 	time.Sleep(2 * servicesLease) // that is measured, not waited for
-	var moved, claimed time.Duration
+	b.moved(asked, from, cut)
+	return nil
+}
+
+// A question is asked for addresses again and again.
+type question struct {
+	*netlab.Survey
+	what  string
+	addrs []netip.Addr
+}
+
+// ask asks for the first of the addresses each 5 ms, for 50 evenly and with the last each 50 ms, and for the others each 250 ms. After an
+// error it returns what was begun.
+func (b *servicesBed) ask(addrs []netip.Addr) (asked []question, err error) {
+	const some = 50
+	var even, others []netip.Addr
+	for i, a := range addrs {
+		if (i+1)*some/len(addrs) > i*some/len(addrs) {
+			even = append(even, a)
+		} else {
+			others = append(others, a)
+		}
+	}
+	for _, q := range []struct {
+		every time.Duration
+		what  string
+		addrs []netip.Addr
+	}{{5 * time.Millisecond, "one", addrs[:1]}, {50 * time.Millisecond, "50", even}, {250 * time.Millisecond, "all", others}} {
+		s, err := b.Lab().StartSurvey(q.every, q.addrs...)
+		if err != nil {
+			return asked, err
+		}
+		asked = append(asked, question{s, q.what, q.addrs})
+	}
+	return asked, nil
+}
+
+// moved notes how long it took until other nodes answered for what a node had, and claimed it by whatever frame.
+func (b *servicesBed) moved(asked []question, from netlab.Mark, node string) {
+	var answered, claimed time.Duration
 	never, rivals := 0, 0
-	for i, s := range surveys {
-		w := s.Report(from, s.Mark())
-		last, none := w.Moved(cut)
-		moved, never = max(moved, last), never+len(none)
+	for _, q := range asked {
+		w := q.Report(from, q.Mark())
+		last, none := w.Moved(node)
+		answered, never = max(answered, last), never+len(none)
 		for _, a := range w.Of {
-			if i := slices.IndexFunc(a.Tenures, func(t netlab.Tenure) bool { return t.Host != cut }); i >= 0 {
+			if i := slices.IndexFunc(a.Tenures, func(t netlab.Tenure) bool { return t.Host != node }); i >= 0 {
 				claimed = max(claimed, a.Tenures[i].From)
 			}
 		}
@@ -148,12 +174,11 @@ func (b *servicesBed) cut(ctx context.Context, eachNode int) error {
 			fmt.Fprintln(os.Stderr, "services: two claimers:", line)
 			rivals++
 		}
-		b.note("pintle", asked[i].what+" answered after", "s", moved.Seconds())
+		b.note("pintle", q.what+" answered after", "s", answered.Seconds())
 	}
 	b.note("pintle", "all claimed after", "s", claimed.Seconds())
 	b.note("pintle", "never answered", "", float64(never))
 	b.note("pintle", "two claimers", "", float64(rivals))
-	return nil
 }
 
 // drainProbes is how many addresses of the node that is stopped are asked for through kube-proxy, each every 5 ms.
